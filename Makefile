@@ -47,13 +47,12 @@ down: ## stop them, and keep all data
 
 trainer: $(TRAINER) ## the environment with PyTorch, which trains neural networks on this machine
 
-# Files side by side where they have engines of their own; the stacks of the last line want both cores.
+# Files side by side, and each engine with few threads: they share the cores. One process has the stacks of Airflow, one
+# after the other, which mostly wait.
 test: lint $(TRAINER) ## lint, then all tests except those of the next two targets; takes tens of minutes
 	@$(BIN)/python -m pytest tests/unit tests/dag -q -n 2
 	@.trainer/bin/python -m pytest tests/trainer -q
-	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow --ignore tests/integration/release \
-		-q -n 2 --dist loadfile
-	@$(BIN)/python -m pytest tests/integration/airflow tests/integration/release -q --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 test-compose: $(READY) ## test the stack of docker-compose.yaml, which must not be running (docs/guides/deploy.md)
 	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10

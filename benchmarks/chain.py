@@ -97,7 +97,7 @@ def under_airflow(home: Path, days: list[str]) -> tuple[float, float, dict[str, 
     os.environ["EVERGREEN_HOME"] = str(home)
     from evergreen.client.airflow import AirflowClient
     from evergreen.spec import loader
-    from evergreen_local import retraining, stack
+    from evergreen_local import backfilling, retraining, stack
     from evergreen_local.progress import Progress
 
     model = loader.load_spec(NAME)
@@ -107,11 +107,11 @@ def under_airflow(home: Path, days: list[str]) -> tuple[float, float, dict[str, 
             began = time.monotonic()
             addresses = stack.bring_up_stack(progress)
             airflow = AirflowClient(addresses.airflow)
-            retraining._wait_until_parsed(airflow, [features, retrain], progress)
+            backfilling.wait_until_parsed(airflow, [features, retrain], progress)
             up = time.monotonic() - began
             began = time.monotonic()
-            retraining._backfill_features(airflow, features, model, days, progress)
-            retraining._run_retraining(airflow, retrain, CALENDAR.shift(days[-1], 1), progress)
+            retraining._build_features(airflow, features, model, days, progress)
+            retraining._run_as_of(airflow, retrain, CALENDAR.shift(days[-1], 1), progress)
             wall = time.monotonic() - began
             seconds: dict[str, float] = defaultdict(float)
             for dag_id in (features, retrain):

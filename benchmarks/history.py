@@ -29,10 +29,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from measuring.projects import write_project
+
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.s3_server import S3, running
 
-ROOT = Path(__file__).parents[1]
 FIRST = "2014-01-01"
 ROWS = 100
 SPEC = """
@@ -80,23 +81,6 @@ recent = FeatureView(name="recent", entities=[sensor], ttl=timedelta(days=1),
                      source=feature_source("sensors", "recent"), schema=[Field(name="last_value", dtype=Float64)])
 sensors = FeatureService(name="sensors", features=[recent])
 """
-
-
-def write_project(folder: Path) -> dict[str, str]:
-    """Write the model, and return the variables that select it."""
-    model = folder / "models/sensors"
-    model.mkdir(parents=True)
-    (folder / "feature_repo").mkdir()
-    shutil.copy(ROOT / "feature_repo/feature_store.yaml", folder / "feature_repo")
-    (folder / "feature_repo/sensors.py").write_text(DEFINITIONS)
-    (model / "__init__.py").touch()
-    for name, text in (("model", SPEC), ("features", FEATURES), ("expectations", EXPECTATIONS)):
-        (model / f"{name}.py").write_text(text)
-    return {
-        "EVERGREEN_PROJECT": str(folder),
-        "EVERGREEN_MODELS": str(folder / "models"),
-        "EVERGREEN_FEATURE_REPO": str(folder / "feature_repo"),
-    }
 
 
 def deliver(days: Sequence[str]) -> None:
@@ -241,7 +225,8 @@ def main() -> None:
         work(arguments.worker, arguments.runs)
         return
     scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
-    variables = write_project(scratch / "project")
+    modules = {"model": SPEC, "features": FEATURES, "expectations": EXPECTATIONS}
+    variables = write_project(scratch / "project", "sensors", modules, DEFINITIONS)
     lengths = (30, arguments.days)
 
     def print_figures(name: str, figures: list[Any]) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,9 +26,11 @@ from typing import Any
 
 import psutil
 
+from measuring.projects import write_project
 from measuring.stack import environment
 
 ROOT = Path(__file__).parents[1]
+TRAINING = ROOT / "include/evergreen_models/flight_delay/train.py"
 NAME = "events"
 DAYS = ("2024-01-01", "2024-01-02", "2024-01-03")
 AS_OF = "2024-01-04"
@@ -217,27 +218,6 @@ def peak_mib(process: int) -> float:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 
 
-def write_project(folder: Path) -> dict[str, str]:
-    """Write the model, and return the variables that select it."""
-    model = folder / "models" / NAME
-    model.mkdir(parents=True)
-    (folder / "feature_repo").mkdir()
-    shutil.copy(ROOT / "feature_repo/feature_store.yaml", folder / "feature_repo")
-    shutil.copy(ROOT / "include/evergreen_models/flight_delay/train.py", model)
-    (model / "__init__.py").touch()
-    (model / "model.py").write_text(SPEC)
-    (model / "features.py").write_text(FEATURES)
-    (model / "expectations.py").write_text(EXPECTATIONS)
-    (folder / "feature_repo" / f"{NAME}.py").write_text(DEFINITIONS)
-    return {
-        "EVERGREEN_PROJECT": str(folder),
-        "EVERGREEN_MODELS": str(folder / "models"),
-        "EVERGREEN_FEATURE_REPO": str(folder / "feature_repo"),
-        "EVERGREEN_TRAINER": sys.executable,
-        "EVERGREEN_TRAINER_REQUIREMENTS": str(ROOT / "trainer/requirements.txt"),
-    }
-
-
 def deliver(home: Path, rows: int) -> None:
     """Write the raw files of all days where the model looks for them."""
     import duckdb
@@ -254,7 +234,12 @@ def deliver(home: Path, rows: int) -> None:
 def measure(rows: int, steps: Sequence[str], scratch: Path) -> dict[str, Measurement]:
     """Run the steps at `rows` a day; those that failed are left out, with all that follow."""
     home = scratch / "home"
-    variables = environment(home, **write_project(scratch / "project"))
+    modules = {"model": SPEC, "features": FEATURES, "expectations": EXPECTATIONS, "train": TRAINING.read_text()}
+    trainer = {
+        "EVERGREEN_TRAINER": sys.executable,
+        "EVERGREEN_TRAINER_REQUIREMENTS": str(ROOT / "trainer/requirements.txt"),
+    }
+    variables = environment(home, **write_project(scratch / "project", NAME, modules, DEFINITIONS), **trainer)
     subprocess.run([sys.executable, __file__, "--deliver", str(rows), "--home", str(home)], env=variables, check=True)
     measurements = {}
     for name in steps:

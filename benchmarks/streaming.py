@@ -23,6 +23,7 @@ from statistics import median
 import pyarrow.parquet as pq
 
 from evergreen.spec import loader
+from evergreen.training.rows import TrainingRows
 from evergreen_models.flight_delay_net.column_statistics import compute_column_statistics
 from evergreen_models.flight_delay_net.columns import InputColumns
 from evergreen_models.flight_delay_net.parameters import NetworkParameters
@@ -76,7 +77,7 @@ def ways(file: Path, columns: InputColumns) -> dict[str, Callable[[], int]]:
     """Each reads all rows and gives their number."""
     parameters = NetworkParameters.model_validate(loader.load_spec("flight_delay_net").parameters)
     metadata = pq.read_metadata(file)
-    scales = compute_column_statistics(str(file), columns, parameters.min_category_rows)
+    scales = compute_column_statistics(TrainingRows(file), columns, parameters.min_category_rows)
     groups = tuple(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
     order = BatchPlan(groups, parameters.batch_rows, parameters.shuffle_rows, seed=1)
 
@@ -86,8 +87,10 @@ def ways(file: Path, columns: InputColumns) -> dict[str, Callable[[], int]]:
 
     return {
         SCAN: scan,
-        FIRST_PASS: lambda: compute_column_statistics(str(file), columns, parameters.min_category_rows).rows,
-        STREAM: lambda: sum(map(len, BatchStream(str(file), columns, scales, order).batches(0, order.steps_per_epoch))),
+        FIRST_PASS: lambda: compute_column_statistics(TrainingRows(file), columns, parameters.min_category_rows).rows,
+        STREAM: lambda: sum(
+            map(len, BatchStream(TrainingRows(file), columns, scales, order).batches(0, order.steps_per_epoch))
+        ),
     }
 
 

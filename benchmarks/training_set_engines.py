@@ -120,11 +120,9 @@ def join_by_engine(engine: str, lake: Path, scratch: Path) -> str:
         views.append(view)
     references = [f"{view}:{feature}" for view in VIEWS for feature in FEATURES]
     dataset = Dataset(lake)
-    files = {
-        day: dataset.file_path(manifest, "examples") for day, manifest in zip(DAYS, dataset.manifests(), strict=True)
-    }
+    manifests = dataset.manifests()
     selections = {"train": Selection("", "9", KNOWN_BEFORE)}
-    spine = "benchmark", "examples", "late", files, Calendar("1d", "UTC")
+    spine, calendar = ("benchmark", "examples", "late"), Calendar("1d", "UTC")
 
     def write(examples: Examples) -> str:
         examples.count_labels(KNOWN_BEFORE)
@@ -134,11 +132,14 @@ def join_by_engine(engine: str, lake: Path, scratch: Path) -> str:
 
     if engine == "duckdb":
         with open_scratch_database(config) as con:
-            return write(DuckDBExamples.from_files(con, *spine))
-    from evergreen.feature_store.spark_examples import SparkExamples, open_join_session
+            paths = [dataset.file_path(manifest, "examples") for manifest in manifests]
+            return write(DuckDBExamples.from_files(con, *spine, dict(zip(DAYS, paths, strict=True)), calendar))
+    from evergreen.feature_store.spark_examples import SparkExamples, open_join_session, provide_files
+    from evergreen.lake.exchange import open_exchange
 
-    with open_join_session() as session:
-        return write(SparkExamples.from_files(session, *spine, scratch / "parts"))
+    with open_exchange(scratch / "exchange") as exchange, open_join_session() as session:
+        files = dict(zip(DAYS, provide_files(exchange, dataset, "examples", manifests), strict=True))
+        return write(SparkExamples.from_files(session, *spine, files, calendar, exchange))
 
 
 def join_by_hand(lake: Path, scratch: Path) -> str:

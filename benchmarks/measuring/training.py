@@ -13,7 +13,7 @@ from evergreen import storage
 from evergreen.lake import fingerprints
 from evergreen.settings import settings
 from evergreen.spec import loader
-from evergreen.training import Job, candidates
+from evergreen.training import Job, candidates, runner
 from evergreen.training.attempt import trainer_environment
 
 NUMBERS = tuple(f"view__number_{n:02}" for n in range(24))
@@ -48,6 +48,8 @@ def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: o
         model=name,
         fingerprint=fingerprints.compute_fingerprint([name, storage.file_sha256(train), spoken_of]),
         training_data=str(train),
+        training_data_sha256=storage.file_sha256(train),
+        training_data_size=train.stat().st_size,
         features=(*NUMBERS, *categories),
         label=LABEL,
         parameters=spoken_of,
@@ -56,7 +58,7 @@ def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: o
         gpu=0,
         processes=1,
         checkpoint_seconds=checkpoint_seconds,
-        modules=fingerprints.code_of((f"evergreen_models.{name}.train",), ()),
+        modules=runner.training_code(name, model.code_packages, model.target_transform),
         libraries=candidates.pinned_library_versions(model),
     )
 

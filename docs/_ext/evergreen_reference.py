@@ -8,6 +8,8 @@
 ```
 ```{evergreen-feature-types}
 ```
+```{evergreen-metrics}
+```
 ```{evergreen-commands}
 ```
 """

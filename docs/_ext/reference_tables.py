@@ -57,11 +57,13 @@ def load_class(path: str) -> type[BaseModel]:
 
 def render_settings() -> str:
     """Return one table of all settings, and one for each group of them."""
-    pods, retention = (Settings.model_fields[name].annotation for name in ("pods", "retention"))
+    groups = ("pods", "retention", "notifications")
+    pods, retention, notifications = (Settings.model_fields[name].annotation for name in groups)
     tables = [
         ("Variables", Settings, ""),
         ("Training in pods", pods, "PODS__"),
         ("Retention", retention, "RETENTION__"),
+        ("Notifications", notifications, "NOTIFICATIONS__"),
     ]
     parts = []
     for title, model, prefix in tables:
@@ -137,6 +139,22 @@ def render_feature_types() -> str:
             "",
         ]
     )
+
+
+def render_metrics() -> str:
+    """Return one table of all metrics that Prometheus reads."""
+    from evergreen.plugin.model_metrics import MODEL_METRICS
+
+    rows = [
+        (
+            f"`{metric.name}{'_total' if metric.is_counter else ''}`",
+            "counter" if metric.is_counter else "gauge",
+            ", ".join(f"`{label}`" for label in (metric.labels if metric.has_team else metric.label_names)),
+            metric.description,
+        )
+        for metric in MODEL_METRICS
+    ]
+    return "\n".join(_table(("metric", "type", "labels of its own", "meaning"), rows))
 
 
 def _walk_commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -248,6 +266,8 @@ def _annotation_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def _plural(text: str) -> str:
+    if text.startswith("list of "):
+        return f"lists{text.removeprefix('list')}"
     word, *rest = text.split(", ", 1)
     return ", ".join([word if word.endswith(")") else word + "s", *rest])
 
@@ -278,6 +298,7 @@ DIRECTIVES = {
     "evergreen-model": lambda path: render_model(load_class(path)),
     "evergreen-gates": lambda: render_gates(import_module("evergreen.spec.gates").Gate),
     "evergreen-feature-types": render_feature_types,
+    "evergreen-metrics": render_metrics,
     "evergreen-commands": _render_evergreen_commands,
 }
 

@@ -119,8 +119,16 @@ class ScoringError(EvergreenError):
     """A model cannot be scored."""
 
 
+class RequestError(FaultsError):
+    """A request for a prediction lacks what the model needs, or has what it does not know."""
+
+
 class MissingInputsError(ScoringError):
     """Inputs that a model learned from can no longer be made."""
+
+
+class ChangedPredictionError(MissingInputsError):
+    """A model predicts other classes, quantiles or numbers than the spec declares."""
 
 
 class SignatureError(ScoringError, FaultsError):
@@ -129,6 +137,10 @@ class SignatureError(ScoringError, FaultsError):
     def __str__(self) -> str:
         # One line: it becomes the reason in a gate's result.
         return f"{self.subject} are refused: " + "; ".join(map(str, self.faults))
+
+
+class NotificationError(EvergreenError):
+    """A notification was not sent, or what a route has sent cannot be read."""
 
 
 class LedgerError(EvergreenError):

@@ -32,9 +32,18 @@ from evergreen.storage import UPath
 from evergreen.training.job import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, RESULT_FILE
 
 _MARGIN = timedelta(hours=2)  # what was used an hour ago is not renewed, and tasks need time to end
-_EXPIRING_DATASETS = ("features", "training_sets", "looks", "models", "evaluations", "checks", "declared")
-_OTHER_DATASETS = ("backtests", "extracts", "verdict_tables")  # only leftovers go
-_DATASETS_WITH_TABLES = frozenset(["features", "training_sets", "verdict_tables"])
+_EXPIRING_DATASETS = (
+    "features",
+    "training_sets",
+    "looks",
+    "models",
+    "evaluations",
+    "checks",
+    "declared",
+    "predictions",
+)
+_OTHER_DATASETS = ("backtests", "extracts", "monitoring", "performance", "verdict_tables")  # only leftovers go
+_DATASETS_WITH_TABLES = frozenset(["features", "training_sets", "verdict_tables", "predictions"])
 _RAW_DATASETS = frozenset(["extracts"])
 _JOB_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -43,7 +52,7 @@ _JOB_NAME = re.compile(r"[0-9a-f]{64}")
 class CleanupItem:
     """What goes, or has gone, of one kind in one place.
 
-    A place is a dataset, by its path in the lake, a model's jobs, or the exchange with Spark.
+    A place is a dataset, by its path in the lake, a model's jobs, the exchange with Spark, or uploads to the lake.
     """
 
     place: str
@@ -123,6 +132,13 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
     except (EvergreenError, OSError) as error:
         problems.append(f"{settings().spark_exchange}, the exchange with Spark, is not cleaned up: {error}")
     items += _summarize("exchange with Spark", leftovers)
+    uploads: list[Removal] = []
+    try:
+        for removal in _end_lake_uploads(cutoff, is_dry_run=is_dry_run):
+            uploads.append(removal)
+    except (EvergreenError, OSError) as error:
+        problems.append(f"uploads to {settings().lake} that killed tasks have left are not ended: {error}")
+    items += _summarize("uploads to the lake", uploads)
     if policy.jobs_days is not None:
         root, cutoff = storage.storage_path(settings().jobs), (now - timedelta(policy.jobs_days)).timestamp()
         for model in storage.list_names(root):
@@ -134,6 +150,16 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
                     problems.append(f"jobs/{model}/{name} is not cleaned up: {error}")
             items += _summarize(f"jobs/{model}", ended)
     return CleanupReport(tuple(items), tuple(problems))
+
+
+def _end_lake_uploads(cutoff: float, *, is_dry_run: bool) -> Iterator[Removal]:
+    """End what killed tasks have left of uploads to a lake in S3; yield that, without those to the exchange in it."""
+    lake, spark_exchange = datasets.lake_root(), settings().spark_exchange
+    if storage.is_local(lake):
+        return
+    for removal in retention.end_uploads(lake, cutoff, is_dry_run=is_dry_run):
+        if not f"{lake}/{removal.path}".startswith(f"{spark_exchange}/"):
+            yield removal
 
 
 def find_verdict_inputs(model: str, since: datetime) -> VerdictInputs:
@@ -210,7 +236,7 @@ def _retention_rule(
             is_needed=lambda manifest: first is None or manifest.partition >= first,
             oldest_first=True,
         )
-    if kind in ("checks", "declared"):
+    if kind in ("checks", "declared", "predictions"):
         return RetentionRule(leftovers_after, expires_after, is_needed=lambda _: False)
     inputs = find_verdict_inputs(name, since)
     newest = dataset.partitions()[-1:] if kind == "training_sets" else []

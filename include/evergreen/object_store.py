@@ -10,6 +10,7 @@ obstore is imported where it is used: without a lake in an object store nobody n
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ _S3_SCHEMES = ("s3", "s3a")
 _PROBE_FOLDER = "_doctor"
 _WRITERS, _ROUNDS = 16, 2
 _DELETE_PROOF, _DELETE_ROUNDS = "_store/deletes.json", 5
+_NO_VERSION = f'"{"0" * 32}"'  # an ETag that no object has
 _ATTEMPT = "attempt"  # metadata of an object; Azure allows no hyphen in its names
 _CHUNK_BYTES = 8 << 20
 # Of racing writers some stores turn many away for seconds: the client's own ten tries may be over by then.
@@ -160,6 +162,19 @@ def read(file: UPath, max_bytes: int | None = None) -> StoredFile | None:
         return None
     version = result.meta["version" if file.protocol in _NUMBERED else "e_tag"]
     return StoredFile(data, version or "", result.meta["last_modified"].timestamp())
+
+
+def get_range(file: UPath, start: int, stop: int) -> bytes:
+    """Return the bytes of an object from `start` to `stop`.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    import obstore
+
+    store, key = _locate(file)
+    with _translate_errors(file):
+        return bytes(obstore.get_range(store, key, start=start, end=stop))
 
 
 def exists(file: UPath) -> bool:
@@ -320,24 +335,48 @@ def deletes_on_condition(folder: UPath) -> bool:
     proof = folder / _DELETE_PROOF
     if exists(proof):
         return True
+    probes = (folder / _PROBE_FOLDER / uuid.uuid4().hex for _ in range(_DELETE_ROUNDS))
     try:
-        is_kept = all(_race_to_delete(folder / _PROBE_FOLDER / uuid.uuid4().hex) for _ in range(_DELETE_ROUNDS))
+        # A store that forgets what it compared shows it only if the replacement arrives while it deletes.
+        took_s = _time_deletion(folder / _PROBE_FOLDER / uuid.uuid4().hex)
+        is_kept = all(
+            _race_to_delete(probe, after_s=took_s * number / _DELETE_ROUNDS) for number, probe in enumerate(probes)
+        )
         return is_kept and (write(proof, b'{"conditional_deletes": "kept"}\n', None) or exists(proof))
     except OSError:  # it has no such request, or this process no right to write
         return False
 
 
-def _race_to_delete(file: UPath) -> bool:
-    """Return whether a store that is asked to delete and to replace one version at once does one of them."""
+def _create_probe(file: UPath) -> str:
+    """Create an object, and return its version."""
+    write(file, b"first", None)
+    first = read(file)
+    assert first is not None
+    return first.version
+
+
+def _time_deletion(file: UPath) -> float:
+    """Return how long the store needs to delete an object on its condition, in seconds."""
     try:
-        write(file, b"first", None)
-        first = read(file)
-        assert first is not None
-        if remove_version(file, f'"{"0" * 32}"'):
+        version = _create_probe(file)
+        remove_version(file, _NO_VERSION)  # connects
+        began = time.monotonic()
+        remove_version(file, version)
+        return time.monotonic() - began
+    finally:
+        delete([file])
+
+
+def _race_to_delete(file: UPath, after_s: float) -> bool:
+    """Return whether a store does one of two things: delete a version, and replace it, asked for `after_s` later."""
+    try:
+        version = _create_probe(file)
+        if remove_version(file, _NO_VERSION):
             return False
         with ThreadPoolExecutor(1) as pool:
-            deletion = pool.submit(remove_version, file, first.version)
-            is_replaced = write(file, b"second", first.version)
+            deletion = pool.submit(remove_version, file, version)
+            time.sleep(after_s)
+            is_replaced = write(file, b"second", version)
             is_deleted = deletion.result()
         stored = read(file)
         if not is_replaced:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -22,7 +23,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
@@ -55,6 +55,16 @@ class SecretUrl(Secret[str]):
 
     def _display(self) -> str:
         return redact_url(self.get_secret_value())
+
+
+def _default_project() -> Path:
+    """Return the project that this process runs in. Without one the other settings have no defaults."""
+    project = REPOSITORY if IS_CHECKOUT else find_project(Path.cwd())
+    if project is None:
+        problem = f"is not set, and {Path.cwd()} is in no project: no folder with models and feature_repo is above it"
+        fault = Fault(variable_name("project"), problem, "set it to the project's folder, or run in that folder")
+        raise SettingsError("the environment", [fault])
+    return project
 
 
 def _default_model_folders(fields: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -135,6 +145,9 @@ class RetentionSettings(BaseModel):
     )
     checks_days: float | None = Field(None, description="age at which reports about raw files expire")
     declared_days: float | None = Field(None, description="age at which copies of raw data expire")
+    predictions_days: float | None = Field(
+        None, description="age at which the predictions of periods expire; nothing makes the same ones again"
+    )
     jobs_days: float | None = Field(
         None, description="age at which checkpoints and output of training jobs go; what they cost stays"
     )
@@ -167,6 +180,66 @@ class RetentionSettings(BaseModel):
         return self
 
 
+NotificationEvent = Literal[
+    "promoted", "held_back", "waiting_for_approval", "alarm", "rolled_back", "lost", "late", "attempt_lost"
+]
+"""What a notification is about: see docs/guides/notifications.md."""
+
+
+class NotificationRoute(BaseModel):
+    """One receiver of notifications: `EVERGREEN_NOTIFICATIONS__ROUTES__<NAME>`, as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    notifier: str = Field(
+        "evergreen.orchestration.notifiers.WebhookNotifier",
+        pattern=r"^\w+(\.\w+)+$",
+        description="import path of a notifier class of Airflow: an own one, or that of a provider which you install",
+    )
+    arguments: Mapping[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="keyword arguments of that class, templates of Jinja with `notification`; secrets belong into an "
+        "Airflow connection",
+    )
+    teams: tuple[str, ...] = Field((), description="owners whose models it is about; default: all")
+    events: tuple[NotificationEvent, ...] = Field((), description="what it is told; default: everything")
+
+
+def _parse_route(route: Any) -> Any:
+    try:
+        return json.loads(route) if isinstance(route, str) else route
+    except ValueError as error:
+        raise ValueError(f"a route is JSON, and this is none: {error}") from None
+
+
+class NotificationSettings(BaseModel):
+    """Who is told what happens to models: `EVERGREEN_NOTIFICATIONS__ROUTES__<NAME>` and so on. By default nobody.
+
+    See docs/guides/notifications.md.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    routes: Mapping[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")],
+        Annotated[NotificationRoute, BeforeValidator(_parse_route)],
+    ] = Field(
+        default_factory=dict, description="receivers by name, each of them JSON with the fields of the table below"
+    )
+    schedule: str = Field("*/5 * * * *", description="when to look for what is new, and to send it: cron, UTC")
+    give_up_days: float = Field(3, gt=0, description="for how long a notification is tried before it is given up")
+
+    @field_validator("schedule")
+    @classmethod
+    def _check_schedule(cls, schedule: str) -> str:
+        from croniter import croniter  # here: only a schedule that is set is checked
+
+        if len(schedule.split()) != 5 or not croniter.is_valid(schedule):
+            raise ValueError(f"{schedule!r} is no cron expression such as */5 * * * *")
+        return schedule
+
+
 class Settings(BaseSettings):
     """Addresses and options of a deployment. The defaults need no server."""
 
@@ -180,8 +253,10 @@ class Settings(BaseSettings):
     )
 
     project: Path = Field(
-        default=REPOSITORY if IS_CHECKOUT else PydanticUndefined,  # type: ignore[assignment]
-        description="your repository: other settings default to `models`, `feature_repo` and `trainer` in it",
+        default_factory=_default_project,
+        description="your repository: other settings default to `models`, `feature_repo` and `trainer` in it; default: "
+        "the folder that the process runs in, or the nearest one above it, with `models` and a Feast repository; in a "
+        "checkout of Evergreen, the checkout",
     )
     models: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=_default_model_folders,
@@ -237,7 +312,10 @@ class Settings(BaseSettings):
         "in an object store if Spark is not in the task's process; else none: Spark sees the files of tasks",
     )
     max_days_per_run: int = Field(
-        31, ge=1, description="maximum days of features that one run builds in one Spark job: bounds its memory"
+        31,
+        ge=1,
+        description="maximum days of features that one run builds in one Spark job, or weeks of weekly ones: bounds "
+        "its memory",
     )
     exact_rows: int = Field(
         1_000_000,
@@ -267,7 +345,7 @@ class Settings(BaseSettings):
         "of rows of examples and features from which on it is Spark; the training set is the same",
     )
     duckdb_memory: str = Field(
-        "1GB",
+        "512MB",
         pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
         description="memory that DuckDB takes to join a training set; more is written to `duckdb_scratch`",
     )
@@ -287,9 +365,15 @@ class Settings(BaseSettings):
         default_factory=lambda data: data["project"] / "trainer" / "requirements.txt",
         description="lock file of the trainer's packages; versions of `training_libraries` are read from it",
     )
+    metrics_token: Path | None = Field(
+        None,
+        description="file with the token that Prometheus sends to `/evergreen/metrics`, of 16 characters or more; "
+        "default: nobody reads metrics",
+    )
     prices: Path | None = Field(None, description="TOML file with prices of CPUs, memory and GPUs")
     pods: PodSettings = PodSettings()
     retention: RetentionSettings = RetentionSettings()
+    notifications: NotificationSettings = NotificationSettings()
     signing_key: Path | None = Field(
         None, description="file with the private key (PEM, EC P-256) that signs versions when they are registered"
     )
@@ -396,9 +480,30 @@ def settings() -> Settings:
             for problem in error.errors(include_url=False, include_input=False)
             if problem["type"] != "default_factory_not_called"  # a consequence of another one
         ]
+    except KeyError as error:
+        # Some versions of pydantic call a default that depends on another field also when that one is missing.
+        faults = [Fault(variable_name(str(error.args[0])), "Field required")]
     except PydanticSettingsError as error:
         faults = [Fault(variable_name("*"), f"{error}: {error.__cause__}", "structured settings are JSON")]
     raise SettingsError("the environment", faults)
+
+
+def use_project_of_folder(folder: Path) -> None:
+    """Let an installed package find the project that contains `folder`, if EVERGREEN_PROJECT names none.
+
+    Processes that this one starts find it, too.
+    """
+    variable = variable_name("project")
+    if not IS_CHECKOUT and not os.environ.get(variable) and (project := find_project(folder)):
+        os.environ[variable] = str(project)
+
+
+def find_project(folder: Path) -> Path | None:
+    """Return the project that contains `folder`: the nearest folder with models and a Feast repository, or None."""
+    for place in (folder, *folder.parents):
+        if (place / "feature_repo" / "feature_store.yaml").is_file() and (place / "models").is_dir():
+            return place
+    return None
 
 
 def variable_name(*path: str | int) -> str:

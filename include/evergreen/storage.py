@@ -37,6 +37,7 @@ LAKE_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "memory")
 
 _MEMORY_LOCK = Lock()
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "created")  # of S3, Azure, Google, memory://
+_VERSION_KEYS = ("ETag", "etag", "generation")  # of S3, Azure and Google, Google
 _COPY_BYTES = 1 << 20
 _MAX_WAIT_S = 0.5
 # Not even `_`: the lake's own folders begin with it. Nor a dot: scratch files do.
@@ -155,6 +156,36 @@ def read_version(file: UPath | Path, max_bytes: int | None = None) -> StoredFile
     except FileNotFoundError:
         return None
     return StoredFile(data, _file_version(status), status.st_mtime)
+
+
+class ObjectStatus(NamedTuple):
+    """The size of an object in bytes, and what changes when the object is replaced."""
+
+    size: int
+    version: str
+
+
+def object_status(file: UPath) -> ObjectStatus:
+    """Return what the store says of an object, by the client that trainers have, too.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    with _translate_to_os_error(file):
+        info = file.fs.info(file.path)
+    if info["type"] != "file":  # a prefix of others
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    version = [f"{name}={info[name]}" for name in (*_VERSION_KEYS, *_TIME_KEYS) if info.get(name)]
+    if not version:
+        raise OSError(f"{file}: its store does not tell which version of the object it is")
+    return ObjectStatus(int(info["size"]), ", ".join(version))
+
+
+def read_range(file: UPath, start: int, stop: int) -> bytes:
+    """Return the bytes of an object from `start` to `stop`, in one request."""
+    with _translate_to_os_error(file):
+        data: bytes = file.fs.cat_file(file.path, start=start, end=stop)
+    return data
 
 
 def file_exists(file: UPath | Path) -> bool:

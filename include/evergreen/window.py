@@ -24,6 +24,7 @@ class RunReason(StrEnum):
     BACKFILL = "backfill"
     ARRIVAL = "arrival"
     MANUAL = "manual"
+    ALARM = "alarm"
 
 
 _EXAMPLE_EXTRA = '{"periods": ["2013-03-01"]}'
@@ -108,10 +109,14 @@ class DagRunInfo:
     run_id: str = ""
     logical_date: datetime | None = None
     started_at: datetime | None = None
+    cause: str | None = None
+    """What the alarms say that asked for the run, if some did."""
 
     @property
     def run_reason(self) -> RunReason:
         """Why the run exists. A run that only events of a backfill started belongs to that backfill."""
+        if self.cause and run_reason_of(self.run_type) is RunReason.MANUAL:
+            return RunReason.ALARM
         if self.asset_events and all(event.run_reason is RunReason.BACKFILL for event in self.asset_events):
             return RunReason.BACKFILL
         return run_reason_of(self.run_type)
@@ -124,6 +129,8 @@ class Window:
     periods: tuple[str, ...]
     run_reason: RunReason
     calendar: Calendar
+    cause: str | None = None
+    """Of a run that alarms have asked for: what they say."""
 
     def __post_init__(self) -> None:
         if not self.periods:
@@ -132,11 +139,13 @@ class Window:
             raise WindowError(f"the periods of a window must differ and be in order, got {', '.join(self.periods)}")
 
     @classmethod
-    def from_range(cls, start: str, end: str, run_reason: RunReason, calendar: Calendar) -> Window:
+    def from_range(
+        cls, start: str, end: str, run_reason: RunReason, calendar: Calendar, cause: str | None = None
+    ) -> Window:
         """The periods `start` ≤ period < `end`."""
         if start >= end:
             raise WindowError(f"the window has no periods: it starts at {start} and ends before {end}")
-        return cls(tuple(calendar.periods_between(start, end)), run_reason, calendar)
+        return cls(tuple(calendar.periods_between(start, end)), run_reason, calendar, cause)
 
     @property
     def start(self) -> str:
@@ -154,13 +163,19 @@ class Window:
 
 
 def resolve_features_window(
-    dag_run: DagRunInfo, *, calendar: Calendar, first_day: date, last_day: date | None
+    dag_run: DagRunInfo,
+    *,
+    calendar: Calendar,
+    first_day: date,
+    last_day: date | None,
+    allows_short_interval: bool = False,
 ) -> Window:
     """Return the periods whose features a run computes.
 
     These are the periods from `start` to `end` (both included) of its conf, or those in its data interval, or those of
     the asset events that started it, or the last one that was over when the run was requested. A date in conf means
-    all periods that begin on it.
+    all periods that begin on it. A data interval in which no period ends is an error, or, if that is allowed, about the
+    last one before.
 
     Raises:
         WindowError: unknown or malformed conf, a reversed range, periods in the future or before the first day.
@@ -178,6 +193,8 @@ def resolve_features_window(
         periods = tuple(calendar.periods_between(start[0], end[1]))
     elif dag_run.data_interval:
         periods = tuple(calendar.periods_between(*map(calendar.period_at, dag_run.data_interval)))
+        if not periods and allows_short_interval:
+            periods = (calendar.shift(calendar.period_at(dag_run.data_interval[1]), -1),)
         if not periods:
             begin, end_of_interval = dag_run.data_interval
             raise WindowError(
@@ -229,7 +246,8 @@ def resolve_retrain_window(
     start = end
     for duration in history:
         start = calendar.period_before(start, duration)
-    return Window.from_range(max(first, start), end, dag_run.run_reason, calendar)
+    cause = dag_run.cause if dag_run.run_reason is RunReason.ALARM else None
+    return Window.from_range(max(first, start), end, dag_run.run_reason, calendar, cause)
 
 
 def _parse_periods(event: AssetEvent, calendar: Calendar) -> list[str]:

@@ -1,4 +1,4 @@
-"""Commands of the local stack, and `retrain`, which the entry point adds to `evergreen`."""
+"""Commands of the local stack, and those that follow runs of Airflow, which the entry point adds to `evergreen`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from evergreen.cli import create_console
 from evergreen.cli.options import JsonOption, ModelArgument, print_json
-from evergreen_local import results, retraining, stack
+from evergreen_local import backfilling, model_status, results, retraining, stack
 from evergreen_local.progress import Progress
 
 local_commands = typer.Typer()
@@ -29,9 +29,30 @@ def down_command(ctx: typer.Context) -> None:
 
 
 @local_commands.command("status")
-def status_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show the services, their state and addresses."""
-    stack.show_stack_status(ctx.obj, as_json)
+def status_command(
+    ctx: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Name of the model's folder. Default: the services.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how fresh a model is, or the services and addresses."""
+    if model:
+        model_status.show_model_status(model, ctx.obj, as_json)
+    else:
+        stack.show_stack_status(ctx.obj, as_json)
+
+
+@local_commands.command("backfill")
+def backfill_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    start: Annotated[str, typer.Option("--from", metavar="PERIOD", help="First day or period.")],
+    end: Annotated[str, typer.Option("--to", metavar="PERIOD", help="Last day or period, included.")],
+) -> None:
+    """Build missing features of past days through Airflow."""
+    with Progress(ctx.obj) as progress:
+        backfilling.backfill_model(model, start, end, progress)
 
 
 @local_commands.command("retrain")
@@ -39,11 +60,12 @@ def retrain_command(
     ctx: typer.Context,
     model: ModelArgument,
     as_of: Annotated[
-        str | None, typer.Option(metavar="PERIOD", help="Use only data before this day or period. Default: all.")
+        str | None,
+        typer.Option("--as-of", metavar="PERIOD", help="Use only data before this day or period. Default: all."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Retrain a model through Airflow, from raw days to a verdict."""
+    """Retrain a model in Airflow, from raw days to a verdict."""
     # Progress is for people, also beside output for programs.
     with Progress(create_console(stderr=True) if as_json else ctx.obj) as progress:
         outcomes = retraining.retrain_model(model, as_of, progress)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -60,23 +59,6 @@ def is_alive(identity: ProcessIdentity) -> bool:
         return abs(process.create_time() - identity.start_time) < _START_TIME_TOLERANCE_S and _is_running(process)
     except psutil.NoSuchProcess:
         return False
-
-
-def missing_children(identity: ProcessIdentity, child_names: Sequence[str]) -> list[str]:
-    """Return the names in `child_names` without a running child process, which have died and will not restart.
-
-    A name is a word of the child's command line. Airflow's parent process survives the death of its scheduler or
-    triggerer.
-    """
-    try:
-        children = [child for child in psutil.Process(identity.pid).children() if _is_running(child)]
-    except psutil.NoSuchProcess:
-        return list(child_names)
-    command_lines = []
-    for child in children:
-        with suppress(psutil.Error):
-            command_lines.append(" ".join(child.cmdline()))
-    return [name for name in child_names if not any(name in line for line in command_lines)]
 
 
 def stop_session(identity: ProcessIdentity, home: Path, timeout: float) -> int:

@@ -31,7 +31,7 @@ _STATE_STYLES = {
     "success": ("✓", "green"),
     "failed": ("✗", "red"),
     "upstream_failed": ("✗", "red"),
-    "skipped": ("–", "yellow"),
+    "skipped": ("–", "dim"),
     "up_for_retry": ("↻", "yellow"),
     "running": ("▸", "cyan"),
 }
@@ -47,7 +47,7 @@ class ProgressStep:
 
     def __str__(self) -> str:
         sign = _STATE_STYLES.get(self.state, ("·", ""))[0]
-        note = "" if self.state in ("success", "running") else f" {self.state}"
+        note = "" if self.state in ("success", "running") else f" {self.state.replace('_', ' ')}"
         return f"{sign} {self.name}{note}" + (f" {format_duration(self.seconds)}" if self.seconds is not None else "")
 
 

@@ -19,26 +19,26 @@ from types import ModuleType
 
 from evergreen import ledger
 from evergreen.client.addresses import ServiceAddresses
-from evergreen.client.airflow import AirflowClient, AirflowConflictError, AirflowError, Json
-from evergreen.errors import EvergreenError
-from evergreen.features.inputs import features_dataset
+from evergreen.client.airflow import AirflowClient, AirflowConflictError, Json
+from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.ingest.watcher import WatchedSource, list_complete_periods
-from evergreen.lake import datasets
 from evergreen.orchestration.handover import JudgedCandidate, RetrainPlan
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
 from evergreen_local import results, run_progress, schedule, stack
+from evergreen_local.backfilling import (
+    POLL_INTERVAL_S,
+    RunFailedError,
+    describe_failure,
+    periods_without_features,
+    print_published,
+    require_published,
+    wait_until_parsed,
+)
 from evergreen_local.progress import Progress, ProgressView, format_duration
-
-_POLL_INTERVAL_S = 2.0  # each poll costs the API server a few hundredths of a CPU second
-_PARSE_TIMEOUT_S = 120.0
-_MAX_ACTIVE_RUNS = 4  # of a backfill
-
-
-class RunFailedError(EvergreenError):
-    """A DAG run has failed."""
 
 
 def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json]:
@@ -63,8 +63,8 @@ def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json
     addresses = stack.bring_up_stack(progress)
     airflow = AirflowClient(addresses.airflow, addresses.airflow_ui)
     features, retraining = f"{model.feature_model}.features", f"{model.name}.retrain"
-    monitoring = [f"{model.name}.monitor"] if model.monitors else []
-    _wait_until_parsed(airflow, [features, retraining, *monitoring], progress)
+    monitoring = [f"{model.name}.monitor"] if model.monitor else []
+    wait_until_parsed(airflow, [features, retraining, *monitoring], progress)
     dates = (
         [as_of] if as_of else _next_as_of_periods(model, raw, _finished_as_of_periods(airflow, retraining), progress)
     )
@@ -72,10 +72,11 @@ def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json
     for period in dates:
         if raw:
             _deliver_raw_periods(raw, model, period, progress)
-        _backfill_features(airflow, features, model, _feature_periods(model, period), progress)
+        _build_features(airflow, features, model, _feature_periods(model, period), progress)
+        _wait_for_active_runs(airflow, features, progress)
         if monitoring and ledger.read_state(model.name).challenger:
-            _run_dag(airflow, monitoring[0], period, progress)
-        _run_dag(airflow, retraining, period, progress)
+            _run_as_of(airflow, monitoring[0], period, progress)
+        _run_as_of(airflow, retraining, period, progress)
         outcomes.append(_show_results(airflow, retraining, model, period, addresses, progress))
     results.show_summary(progress, addresses, time.monotonic() - start)
     return outcomes
@@ -144,124 +145,91 @@ def _deliver_raw_periods(raw: ModuleType, model: ModelSpec, as_of: str, progress
         progress.print(f"✓ delivered raw data: {calendar.describe(missing)}")
 
 
-def _wait_until_parsed(airflow: AirflowClient, dag_ids: Sequence[str], progress: Progress) -> None:
-    start = datetime.now(UTC)
-    while unknown := [dag_id for dag_id in dag_ids if airflow.dag(dag_id) is None]:
-        progress.update(ProgressView("Airflow parses the DAGs", len(dag_ids) - len(unknown), len(dag_ids), "DAGs"))
-        errors = airflow.import_errors()
-        # An earlier error may be of a file that has been fixed since.
-        has_new_errors = any(datetime.fromisoformat(error["timestamp"]) >= start for error in errors)
-        if has_new_errors or (datetime.now(UTC) - start).total_seconds() > _PARSE_TIMEOUT_S:
-            problems = [airflow.describe_import_error(error) for error in errors]
-            raise AirflowError("\n".join([f"Airflow has not parsed {', '.join(unknown)}", *problems]))
-        time.sleep(_POLL_INTERVAL_S)
-    progress.clear()
-    for dag_id in dag_ids:
-        airflow.set_dag_paused(dag_id, False)
-
-
 def _finished_as_of_periods(airflow: AirflowClient, dag_id: str) -> set[str]:
     runs = airflow.dag_runs(dag_id, state=["success"])
     return {run["conf"]["as_of"] for run in runs if (run["conf"] or {}).get("as_of")}
 
 
-def _backfill_features(
+def _build_features(
     airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str], progress: Progress
 ) -> None:
-    """Publish the features of all `periods` that are missing, by a backfill."""
-    start, unit = time.monotonic(), feature_spec(model).calendar.unit
-    missing: list[str] = []
-    created = False
-    while not created:
-        _wait_for_active_backfill(airflow, dag_id, model, progress)
-        missing = _unpublished_periods(model, periods)
-        if not missing:
-            progress.print(f"✓ {dag_id}: all {len(periods)} {unit}s up to {periods[-1]} are published")
-            return
-        created = _create_backfill(airflow, dag_id, model, missing, progress)
-    while True:
-        runs = _poll_backfill(airflow, dag_id, model, missing, progress)
-        if failed := [period for period in missing if period in runs and runs[period]["state"] == "failed"]:
-            raise _describe_failure(airflow, runs[failed[0]], f"{dag_id} of {failed[0]}")
-        if run_progress.all_runs_finished(runs, missing):
-            break
-        time.sleep(_POLL_INTERVAL_S)
-    progress.clear()
-    if unpublished := _unpublished_periods(model, missing):
-        raise RunFailedError(f"{dag_id} succeeded, but {unpublished[0]} is not published: {airflow.url}/dags/{dag_id}")
+    """Publish the features of those of `periods` that are missing, by runs of as many periods as one job may build.
+
+    A backfill would be a run per period, of which most only find that their period is published.
+    """
+    start, spec = time.monotonic(), feature_spec(model)
+    missing = periods_without_features(model, periods)
+    if not missing:
+        print_published(dag_id, spec.calendar, periods, progress)
+        return
+    for chunk in _split_into_stretches(spec.calendar, missing, inputs.max_periods_per_run(spec)):
+        first, last = chunk[0], chunk[-1]
+        conf = {"start": first, "end": last, "announce": False}  # nobody is to retrain by itself meanwhile
+        title = f"{dag_id} of {spec.calendar.describe(chunk)}"
+        # A run that failed may have published some of its periods, and one that succeeded may be older than the lake.
+        _run_dag(airflow, dag_id, f"from_{first}_to_{last}", conf, title, progress, whole=True)
+    require_published(airflow, dag_id, model, missing)
     duration = format_duration(time.monotonic() - start)
-    progress.print(f"✓ {dag_id}: backfilled {feature_spec(model).calendar.describe(missing)}, in {duration}")
+    progress.print(f"✓ {dag_id}: built {spec.calendar.describe(missing)}, in {duration}")
 
 
-def _create_backfill(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, missing: Sequence[str], progress: Progress
-) -> bool:
-    """Create runs for the `missing` periods; return False if another backfill is active."""
-    spec = feature_spec(model)
-    progress.update(ProgressView(f"{dag_id}: creating a backfill", 0, len(missing), f"{spec.calendar.unit}s"))
-    first, last = spec.interval_start(missing[0]), spec.interval_start(missing[-1])
-    runs = _runs_by_period(airflow, dag_id, model, missing)
-    # By default Airflow skips successful runs, even if their datasets were removed.
-    is_removed = any(period in runs and runs[period]["state"] == "success" for period in missing)
-    try:
-        airflow.create_backfill(dag_id, first, last, "completed" if is_removed else "failed", _MAX_ACTIVE_RUNS)
-    except AirflowConflictError:
-        return False
-    return True
+def _wait_for_active_runs(airflow: AirflowClient, dag_id: str, progress: Progress) -> None:
+    """Wait for the runs that are active now, such as those of arrivals: what they publish changes what a retrain reads.
 
-
-def _wait_for_active_backfill(airflow: AirflowClient, dag_id: str, model: ModelSpec, progress: Progress) -> None:
-    """Wait for a backfill that an earlier call or a user has created: a DAG has one at a time."""
-    calendar = feature_spec(model).calendar
-    reported = None
-    while active := airflow.active_backfill(dag_id):
-        if active["id"] != reported:
-            reported = active["id"]
-            progress.print(f"{dag_id}: waiting for an active backfill")
-            airflow.unpause_backfill(active)
-        first, last = (calendar.period_at(datetime.fromisoformat(active[end])) for end in ("from_date", "to_date"))
-        _poll_backfill(airflow, dag_id, model, list(calendar.periods_between(first, calendar.shift(last, 1))), progress)
-        time.sleep(_POLL_INTERVAL_S)
+    Periods that arrived and that the retrain does not read are theirs.
+    """
+    awaited = _active_runs(airflow, dag_id)
+    count = len(awaited)
+    while awaited:
+        progress.update(ProgressView(f"{dag_id}: waiting for other runs", count - len(awaited), count, "runs"))
+        time.sleep(POLL_INTERVAL_S)
+        airflow.check_scheduler()
+        awaited &= _active_runs(airflow, dag_id)
     progress.clear()
 
 
-def _poll_backfill(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str], progress: Progress
-) -> dict[str, Json]:
-    """Fetch the runs of `periods` and show their progress."""
-    runs, unit = _runs_by_period(airflow, dag_id, model, periods), feature_spec(model).calendar.unit
-    instances = airflow.task_instances(dag_id, states=run_progress.ACTIVE_TASK_STATES)
-    progress.update(run_progress.backfill_view(dag_id, periods, runs, instances, datetime.now(UTC), unit))
-    airflow.check_scheduler()
-    return runs
+def _active_runs(airflow: AirflowClient, dag_id: str) -> set[str]:
+    return {run["dag_run_id"] for run in airflow.dag_runs(dag_id, state=["queued", "running"])}
 
 
-def _unpublished_periods(model: ModelSpec, periods: Sequence[str]) -> list[str]:
-    dataset = features_dataset(model)
-    return [period for period in periods if dataset.manifest(datasets.period_partition(period)) is None]
+def _split_into_stretches(calendar: Calendar, periods: Sequence[str], size: int) -> list[list[str]]:
+    """Return the periods in lists of at most `size` that follow one another: a run is about all between two of them."""
+    stretches: list[list[str]] = []
+    for period in periods:
+        if stretches and len(stretches[-1]) < size and calendar.shift(stretches[-1][-1], 1) == period:
+            stretches[-1].append(period)
+        else:
+            stretches.append([period])
+    return stretches
 
 
-def _runs_by_period(airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str]) -> dict[str, Json]:
-    spec = feature_spec(model)
-    runs = airflow.dag_runs(
-        dag_id,
-        logical_date_gte=spec.interval_start(periods[0]).isoformat(),
-        logical_date_lte=spec.interval_start(periods[-1]).isoformat(),
-    )
-    return run_progress.runs_by_period(runs, spec.calendar)
-
-
-def _run_dag(airflow: AirflowClient, dag_id: str, as_of: str, progress: Progress) -> None:
+def _run_as_of(airflow: AirflowClient, dag_id: str, as_of: str, progress: Progress) -> None:
     """Start the run for `as_of`, or continue an earlier attempt, and wait for it."""
-    run_id = _run_id(as_of)
-    title = f"{dag_id} as of {as_of}"
+    _run_dag(airflow, dag_id, _run_id(as_of), {"as_of": as_of}, f"{dag_id} as of {as_of}", progress)
+
+
+def _run_dag(
+    airflow: AirflowClient,
+    dag_id: str,
+    run_id: str,
+    conf: Json,
+    title: str,
+    progress: Progress,
+    *,
+    whole: bool = False,
+) -> None:
+    """Start a run, or go on with an earlier one, and wait for it.
+
+    Of one that failed its failed tasks run again; `whole`: of one that has ended all tasks.
+    """
     run = airflow.dag_run(dag_id, run_id)
-    if run and run["state"] == "failed":
-        progress.print(f"{title} failed before: running its failed tasks again")
-        airflow.clear_failed_tasks(dag_id, run_id)
+    if run and run["state"] in (("failed", "success") if whole else ("failed",)):
+        if run["state"] == "failed":
+            progress.print(f"{title} failed before: running {'it' if whole else 'its failed tasks'} again")
+        airflow.clear_tasks(dag_id, run_id, only_failed=not whole)
     elif not run:
         with suppress(AirflowConflictError):  # another process has just started it
-            airflow.trigger_dag_run(dag_id, run_id, {"as_of": as_of})
+            airflow.trigger_dag_run(dag_id, run_id, conf)
     start = time.monotonic()
     tasks = airflow.task_ids(dag_id)
     while True:
@@ -271,36 +239,17 @@ def _run_dag(airflow: AirflowClient, dag_id: str, as_of: str, progress: Progress
         view = run_progress.dag_run_view(title, tasks, airflow.task_instances(dag_id, run_id), datetime.now(UTC))
         progress.update(view)
         if run["state"] == "failed":
-            raise _describe_failure(airflow, run, title)
+            raise describe_failure(airflow, run, title)
         if run["state"] == "success":
             break
         airflow.check_scheduler()
-        time.sleep(_POLL_INTERVAL_S)
+        time.sleep(POLL_INTERVAL_S)
     progress.clear()
     progress.print(f"✓ {title} in {format_duration(time.monotonic() - start)}:  {run_progress.format_steps(view)}")
 
 
 def _run_id(as_of: str) -> str:
     return f"as_of_{as_of}"
-
-
-def _describe_failure(airflow: AirflowClient, run: Json, title: str) -> RunFailedError:
-    """Return an error with the failed task of the run, the end of its log, and the URL of its page."""
-    dag_id, run_id = run["dag_id"], run["dag_run_id"]
-    failed = airflow.task_instances(dag_id, run_id, states=["failed"])
-    if not failed:
-        return RunFailedError(f"{title} failed, run {run_id}\n{airflow.run_page_url(dag_id, run_id)}")
-    first = min(failed, key=lambda instance: instance["end_date"] or "")
-    return RunFailedError(
-        "\n".join(
-            [
-                f"{title} failed in task {first['task_id']}, run {run_id}",
-                *(f"  {line}" for line in run_progress.error_lines(airflow.log(first))),
-                airflow.run_page_url(dag_id, run_id, first["task_id"]),
-                "Fix the cause, then run the same command again: it continues from there.",
-            ]
-        )
-    )
 
 
 def _show_results(

@@ -65,8 +65,10 @@ def dag_run_view(title: str, tasks: Sequence[str], instances: Sequence[Json], no
 
 
 def format_steps(view: ProgressView) -> str:
-    """Return the steps of a finished run with their durations, in one line."""
-    return "  ".join(map(str, view.steps))
+    """Return the steps of a finished run with their durations, in one line; those that were skipped only by name."""
+    skipped = [step.name for step in view.steps if step.state == "skipped"]
+    note = [f"– nothing to do in {', '.join(skipped)}"] if skipped else []
+    return "  ".join([*(str(step) for step in view.steps if step.state != "skipped"), *note])
 
 
 def error_lines(entries: Sequence[Json], limit: int = 12) -> list[str]:

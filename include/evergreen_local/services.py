@@ -16,7 +16,8 @@ from typing import TextIO
 
 import httpx
 
-from evergreen.client.addresses import SPARK_TOKEN_FILE, SPARK_TOKEN_VARIABLE, accepts_connections
+from evergreen.client.addresses import SPARK_TOKEN_FILE, SPARK_TOKEN_VARIABLE
+from evergreen.local_services import accepts_connections
 from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, settings, variable_name
 from evergreen.storage import is_local
 
@@ -42,7 +43,6 @@ class LocalService(ServiceEndpoint):
     command: tuple[str, ...]
     environment: Mapping[str, str]
     folder: Path
-    child_names: tuple[str, ...] = ()  # children that it does not restart: words of their command lines
 
 
 def external_services() -> dict[str, ServiceEndpoint]:
@@ -156,7 +156,6 @@ def airflow_service(home: Path, port: int, service_environment: Mapping[str, str
         (sys.executable, "-m", "evergreen_local.airflow_components", log_port),
         environment,
         folder,
-        child_names=("schedule", "dag-proc", "trigger", "log_server"),  # Airflow changes and truncates their titles
     )
 
 

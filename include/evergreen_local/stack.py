@@ -19,8 +19,9 @@ from evergreen import ledger, storage
 from evergreen.cli.doctor.environment import require_java
 from evergreen.cli.options import print_json
 from evergreen.cli.tables import list_challengers
-from evergreen.client.addresses import STACK_FILE, ServiceAddresses, resolve_addresses
+from evergreen.client.addresses import ServiceAddresses, resolve_addresses
 from evergreen.errors import EvergreenError
+from evergreen.local_services import STACK_FILE
 from evergreen.settings import parse_host_and_port, settings, variable_name
 from evergreen.spec import Frozen
 from evergreen.spec.loader import model_names
@@ -33,7 +34,7 @@ STOP_TIMEOUT_S = 15.0
 """Time for a process to end after SIGTERM."""
 
 _READY_TIMEOUT_S = 300.0
-_CHILDREN_TIMEOUT_S = 30.0  # time for a service to start its children
+_RESPONSE_TIMEOUT_S = 60.0
 _TAIL = 15  # lines of a log
 
 
@@ -222,8 +223,7 @@ def _ensure_service(
         port = parse_host_and_port(service_record.url)[1]
         if processes.is_alive(service_record.process) and service_record.environment == addresses:
             service, age = factory(home, port), service_record.process.age_seconds
-            missing = processes.missing_children(service_record.process, service.child_names)
-            if (age < _CHILDREN_TIMEOUT_S or not missing) and (age < _READY_TIMEOUT_S or _responds(service)):
+            if age < _READY_TIMEOUT_S or _responds(service):
                 return record, service
         processes.stop_session(service_record.process, home, STOP_TIMEOUT_S)  # also what is left of a dead one
     service = factory(home, services.free_port(port))
@@ -236,12 +236,13 @@ def _ensure_service(
 
 
 def _responds(service: LocalService) -> bool:
-    """Return whether a service is ready; tries several times, since a busy one may respond late."""
-    for _ in range(5):
-        if service.is_ready():
-            return True
+    """Return whether a service gets ready: a busy one responds late, and a part of Airflow that died starts again."""
+    deadline = time.monotonic() + _RESPONSE_TIMEOUT_S
+    while not service.is_ready():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(2)
-    return False
+    return True
 
 
 def _check_alive(startup: StackStartup, ready: set[str], seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +13,9 @@ import pytest
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from evergreen import ledger
-from evergreen.errors import StaleFeaturesError
+from evergreen.errors import StaleFeaturesError, WindowError
 from evergreen.features import inputs
-from evergreen.ledger import PromotionsFrozen
+from evergreen.ledger import AlarmRaised, PromotionsFrozen, RetrainRequested
 from evergreen.orchestration.dags import retrain
 from evergreen.orchestration.handover import RetrainPlan
 from evergreen.periods import Calendar, Duration
@@ -24,8 +24,9 @@ from evergreen.registry import versions
 from evergreen.scoring.predictions import Champion
 from evergreen.spec import loader
 from evergreen.spec.gates import AgainstChampionGate
-from evergreen.spec.model import MonitorPolicy
-from support.ledger_events import look_event, promotion, registration, verdict_event
+from evergreen.spec.model import MonitorPolicy, RetrainPolicy
+from evergreen.window import RunReason
+from support.ledger_events import content, look_event, promotion, registration, verdict_event
 
 pytestmark = pytest.mark.dag
 
@@ -204,3 +205,33 @@ def test_plan_leaves_stale_days_to_the_task_that_rebuilds_them(monkeypatch: pyte
     assert plan(monkeypatch, "2013-01-11", "backfill")[1] == BACKTEST
     record(PromotionsFrozen(reason="stocktaking"))
     assert plan(monkeypatch, "2013-01-11")[1] == PAUSED, "the online store stays fresh"
+
+
+def test_plan_knows_the_alarms_that_ask_for_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(verdict_event(10), promotion("1", 10, 1))
+    alarm = AlarmRaised(
+        champion="1", champion_content=content(10), rule="drift", day=date(2013, 1, 15), changes=("flights.x level",)
+    )
+    cause = "drift since 2013-01-15: flights.x level (alarm in entry 3)"
+    record(alarm, RetrainRequested(alarm_entries=(3,), as_of="2013-01-18", cause=cause))
+    with caplog.at_level(logging.INFO):
+        planned, _ = plan(monkeypatch, "2013-01-18", request=4)
+    assert (planned.run_reason, planned.cause, planned.end) == (RunReason.ALARM, cause, "2013-01-18")
+    assert planned.window().cause == cause
+    assert f"alarms ask for this run: {cause}" in caplog.text
+    assert plan(monkeypatch, "2013-01-18", request=None)[0].cause is None
+    with pytest.raises(WindowError, match="entry 3 of the ledger of coin asks for no retrain"):
+        plan(monkeypatch, "2013-01-18", request=3)
+
+
+def test_without_the_clock_only_a_first_champion_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, retrain_on=RetrainPolicy(schedule=False, alarms=("drift",)))
+    assert plan(monkeypatch, "2013-01-18", "scheduled")[1] == {"backtest"}
+    record(verdict_event(10), promotion("1", 10, 1))
+    planned, skipped = plan(monkeypatch, "2013-01-18", "scheduled")
+    assert skipped == PAUSED, "the online store stays fresh"
+    assert "retrain_on has schedule=False" in (planned.pause or "")
+    assert plan(monkeypatch, "2013-01-18")[1] == {"backtest"}, "a person retrains"
+    assert plan(monkeypatch, "2013-01-18", "backfill")[1] == BACKTEST

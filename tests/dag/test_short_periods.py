@@ -17,9 +17,10 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 from evergreen.orchestration.dag_run import dag_run_info
 from evergreen.orchestration.dags.features import features_dag
 from evergreen.orchestration.dags.retrain import retrain_dag
+from evergreen.orchestration.dags.score import score_dag
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import ModelSpec
+from evergreen.spec.model import ModelSpec, ScorePolicy
 from evergreen.window import Window, resolve_features_window, resolve_retrain_window
 
 pytestmark = pytest.mark.dag
@@ -80,7 +81,9 @@ def windows(model: ModelSpec, dag: DAG, start: str, end: str) -> list[Window]:
     for run in scheduled_runs(dag, start, end):
         facts = dag_run_info({"dag_run": run, "params": {}})
         common = {"calendar": spec.calendar, "first_day": spec.first_day, "last_day": spec.last_day}
-        if dag.dag_id.endswith(".features"):
+        if dag.dag_id.endswith(".score"):
+            resolved.append(resolve_features_window(facts, **common, allows_short_interval=True))
+        elif dag.dag_id.endswith(".features"):
             resolved.append(resolve_features_window(facts, **common))
         else:
             resolved.append(resolve_retrain_window(facts, **common, history=model.history))
@@ -123,6 +126,28 @@ def test_each_period_is_found_in_the_run_about_it(
                 assert spec.interval_start(name) == run.data_interval_start, name
                 checked += 1
     assert checked >= 14
+
+
+@pytest.mark.parametrize(("period", "count"), [("15min", 4 * 24), ("1h", 24), ("1d", 1)])
+def test_scoring_by_the_clock_leaves_out_no_period(
+    period: str, count: int, write_model: Callable[[str, str], ModelSpec]
+) -> None:
+    """Also of the day with 23 hours."""
+    model = write_model(period, "30 6 * * *")
+    spec, dag = feature_spec(model), score_dag(model, ScorePolicy())
+    assert [asset.name for asset in dag.schedule.asset_condition.objects] == ["doors.features"]
+    about = [
+        name for window in windows(model, dag, "2013-03-08T05:00Z", "2013-03-14T05:00Z") for name in window.periods
+    ]
+    assert about == list(spec.calendar.periods_between(about[0], spec.calendar.shift(about[-1], 1)))
+    assert len(about) > 4 * count
+
+
+def test_weeks_are_scored_each_day_by_the_last_one(write_model: Callable[[str, str], ModelSpec]) -> None:
+    model = write_model("1w", "0 0 * * 1")
+    dag = score_dag(model, ScorePolicy(schedule="0 6 * * *"))
+    found = windows(model, dag, "2013-02-27T05:00Z", "2013-03-12T11:00Z")
+    assert {window.periods for window in found} == {("2013-02-18",), ("2013-02-25",), ("2013-03-04",)}
 
 
 def test_hourly_retrains_have_an_as_of_each(write_model: Callable[[str, str], ModelSpec]) -> None:

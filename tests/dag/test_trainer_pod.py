@@ -139,6 +139,8 @@ def manifest() -> dict[str, Any]:
         model="flight_delay",
         fingerprint="f" * 64,
         training_data="s3://bucket/jobs/data.parquet",
+        training_data_sha256="0" * 64,
+        training_data_size=0,
         features=("a",),
         label="label",
         parameters={},

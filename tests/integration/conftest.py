@@ -5,16 +5,33 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
+from evergreen.explanations import verdict_importance
+from evergreen.explanations.importance import Limits
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.settings import settings
 from evergreen.spec import loader
 from support.calendars import later
 
 DAYS = [later("2013-01-01", n) for n in range(17)]
+
+
+class StacksInOneProcess(LoadFileScheduling):
+    """Sends the tests of a file to one process, and all that start Airflow to one: a stack at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "stacks" if file.startswith(("tests/integration/airflow/", "tests/integration/release/")) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> StacksInOneProcess | None:
+    return StacksInOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +58,9 @@ def own_january(january: Path, use_home: Callable[[Path], Path], tmp_path: Path)
     """A copy of january that the test may change; the settings point at it."""
     shutil.copytree(january, tmp_path / "home")
     return use_home(tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def _few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring what each input is worth takes most of a verdict, and its unit tests measure it in full."""
+    monkeypatch.setattr(verdict_importance, "Limits", partial(Limits, permutations=1, explained_rows=100))

@@ -15,8 +15,9 @@ from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from evergreen.spec import loader
-from support.cluster import Cluster, Witness, eventually
+from support.cluster import Cluster, Witness
 from support.training_tasks import Trial, template, training_set
+from support.waiting import eventually
 
 IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
 

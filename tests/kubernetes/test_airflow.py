@@ -30,10 +30,11 @@ from evergreen_local import stack
 from evergreen_local.progress import Progress
 from integration.airflow.conftest import Chain
 from integration.conftest import january  # noqa: F401 - a fixture
-from support.cluster import Cluster, eventually
+from support.cluster import Cluster
 from support.kills import kill_component, running_tasks
 from support.projects import make_project, models_with_short_holdout
 from support.training_tasks import STEP_S, expected, template
+from support.waiting import eventually
 
 pytestmark = pytest.mark.kubernetes
 
@@ -63,7 +64,7 @@ class Stack(Chain):
             mark = fingerprints.compute_fingerprint(candidates.candidate_inputs(model, examples, features))
             return Path(candidates.job_folder(model, mark))
 
-        return eventually("its training set is there", found, 120)
+        return eventually("its training set is there", found)
 
     def pod_of(self, day: int, after: client.V1Pod | None = None, step: int = 0) -> tuple[client.V1Pod, int]:
         """The pod of the run's job that comes `after`, once it has done `step`; and the step that it has done."""
@@ -77,7 +78,7 @@ class Stack(Chain):
 
     def ends_well(self, day: int, run: str) -> None:
         """Training succeeds, and has learned what it would have learned undisturbed."""
-        eventually("training succeeds", lambda: self.train_task(run) == "success", 150)
+        eventually("training succeeds", lambda: self.train_task(run) == "success")
         model = loader.load_spec("slow")
         made = candidates.candidate_dataset(model).manifest(f"as_of=2013-01-{day}")
         assert made is not None
@@ -139,7 +140,7 @@ def airflow(
         found = Stack(AirflowClient(addresses.airflow), home, {})
         found.cluster = cluster
         for dag_id in (SLOW, "flight_delay.retrain", "flight_delay_net.retrain"):
-            eventually(f"{dag_id} is parsed", lambda dag_id=dag_id: found.airflow.dag(dag_id), 120)
+            eventually(f"{dag_id} is parsed", lambda dag_id=dag_id: found.airflow.dag(dag_id))
             found.airflow.set_dag_paused(dag_id, False)
         os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow.get_secret_value()
         settings.cache_clear()

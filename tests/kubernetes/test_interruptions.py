@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 
 from evergreen import storage
-from support.cluster import Cluster, eventually
+from support.cluster import Cluster
 from support.training_tasks import STEP_S, Trial, expected
+from support.waiting import eventually
 
 pytestmark = pytest.mark.kubernetes
 

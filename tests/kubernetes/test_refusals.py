@@ -12,8 +12,9 @@ import pytest
 
 from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
-from support.cluster import Cluster, eventually
+from support.cluster import Cluster
 from support.training_tasks import Trial, expected
+from support.waiting import eventually
 
 pytestmark = pytest.mark.kubernetes
 

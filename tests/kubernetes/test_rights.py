@@ -18,9 +18,10 @@ from kubernetes.stream import stream
 from evergreen.orchestration.operators.pod import delete_pods_of_run
 from evergreen.orchestration.triggers.pod import TrainerPodTrigger
 from evergreen.settings import REPOSITORY, settings
-from support.cluster import Cluster, eventually
+from support.cluster import Cluster
 from support.documents import DOCS, table_below
 from support.training_tasks import Trial, expected, template
+from support.waiting import eventually
 
 pytestmark = pytest.mark.kubernetes
 
@@ -54,7 +55,7 @@ class Installation:
 
     def allowed(self, namespace: str, account: str, in_namespace: str) -> set[tuple[str, str]]:
         """All of RESOURCES and VERBS that the service account has, by the API server's own word."""
-        reviews = client.AuthorizationV1Api()
+        reviews = client.AuthorizationV1Api(self.api.api_client)
         found = set()
         for resource, verb in product(RESOURCES, VERBS):
             group, _, path = resource.rpartition(":")

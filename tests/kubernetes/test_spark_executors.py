@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from kubernetes import client
 
-from evergreen.client.addresses import accepts_connections
+from evergreen.local_services import accepts_connections
 from evergreen.spec import loader
 from support.cluster import Cluster
 from support.feature_builds import build_features
@@ -34,7 +34,7 @@ def account(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}
     subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
     binding = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
-    client.RbacAuthorizationV1Api().create_namespaced_role_binding(namespace, binding)
+    client.RbacAuthorizationV1Api(cluster.api.api_client).create_namespaced_role_binding(namespace, binding)
     keys = {variable: os.environ[variable] for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     cluster.api.create_namespaced_secret(namespace, {"metadata": {"name": "store"}, "stringData": keys})
     request = {"spec": {"audiences": [], "expirationSeconds": 3600}}  # for the API server

@@ -17,9 +17,10 @@ from airflow.sdk.exceptions import TaskDeferralError
 
 from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
-from support.cluster import Cluster, eventually
+from support.cluster import Cluster
 from support.relay import Relay
 from support.training_tasks import Trial, context, expected
+from support.waiting import eventually
 
 pytestmark = pytest.mark.kubernetes
 

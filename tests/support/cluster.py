@@ -5,25 +5,17 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kubernetes import client, watch
 from kubernetes.utils.quantity import parse_quantity
 
+from support.waiting import eventually
+
 JOB = "evergreen/job"  # label
-
-
-def eventually(what: str, holds: Callable[[], Any], patience: float = 120) -> Any:
-    """What `holds` gives once it is true."""
-    deadline = time.monotonic() + patience
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"not within {patience} s: {what}"
-        time.sleep(0.05)
-    return found
 
 
 def _lock_one(files: list[Path], held: ExitStack) -> bool:

@@ -203,6 +203,7 @@ class ExamplesContract:
 
     def test_names_of_columns_and_folders_may_be_anything(self, engine: Engine, tmp_path: Path) -> None:
         names = ['key"; --', "row_number", "feature_0", "key_0", "place", "rank", "select", "Ünï `c`.o,d e"]
+        names += ["number", "period", "periods", "column_0", "entity_us", "mask_0"]
         rows = [{name: f"{name}{number}" for name in names} for number in range(9)]
         schema = pa.schema([*SPINE, *((name, pa.string()) for name in names)])
         table = spine([row | {"event_timestamp": START} for row in rows], schema)

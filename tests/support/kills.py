@@ -17,10 +17,17 @@ def kill_engine(home: Path, name: str) -> None:
     psutil.Process(StackRecord.read(home).services[name].process.pid).kill()
 
 
+def component_process(home: Path, name: str) -> psutil.Process | None:
+    """The scheduler or the triggerer, by a word of its title, which Airflow changes and truncates."""
+    parent = psutil.Process(StackRecord.read(home).services["airflow"].process.pid)
+    running = (child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE)
+    return next((child for child in running if name in " ".join(child.cmdline())), None)
+
+
 def kill_component(home: Path, name: str) -> None:
     """Kill the scheduler or the triggerer, and its child processes."""
-    parent = psutil.Process(StackRecord.read(home).services["airflow"].process.pid)
-    [component] = [child for child in parent.children() if name in " ".join(child.cmdline())]
+    component = component_process(home, name)
+    assert component, f"no {name} runs"
     for process in [component, *component.children(recursive=True)]:
         process.kill()
 

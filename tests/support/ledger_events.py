@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -40,8 +41,31 @@ def day(number: int) -> str:
 
 
 def model_bytes(number: int | str) -> bytes:
-    """Return the file of the model of a day."""
-    return f'{{"model of day": "{number}"}}'.encode()
+    """Return the file of the model of a day: a linear model of XGBoost, whose weights are 0."""
+    parameters = {"num_class": "0", "num_feature": str(len(INPUTS)), "num_target": "1", "base_score": "5E-1"}
+    return _ubjson(
+        {
+            "learner": {
+                "attributes": {"model of day": str(number)},
+                "feature_names": list(INPUTS),
+                "feature_types": ["float"] * len(INPUTS),
+                "gradient_booster": {"model": {"weights": [0.0] * (len(INPUTS) + 1)}, "name": "gblinear"},
+                "learner_model_param": parameters,
+                "objective": {"name": "binary:logistic"},
+            }
+        }
+    )
+
+
+def _ubjson(value: object) -> bytes:
+    if isinstance(value, dict):
+        return b"{" + b"".join(_ubjson(name)[1:] + _ubjson(item) for name, item in value.items()) + b"}"
+    if isinstance(value, list):
+        return b"[#L" + len(value).to_bytes(8) + b"".join(map(_ubjson, value))
+    if isinstance(value, float):
+        return b"d" + struct.pack(">f", value)
+    text = str(value).encode()
+    return b"SL" + len(text).to_bytes(8) + text
 
 
 def model_files(number: int | str) -> dict[str, str]:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from evergreen.lake import datasets
 from evergreen.spec.model import ModelSpec
-from evergreen.window import RunReason, Window
+from evergreen.window import Window
 from support.calendars import DAYS
+from support.daily_features import publish_tables, retrain_window
 from support.small_models import UseModels, write_small_model
 
 ZONE = "Asia/Tokyo"
@@ -61,10 +60,11 @@ def write_loans(
     gates: str,
     label_delay: int,
     options: str = "",
+    train: str = _TRAIN,
 ) -> ModelSpec:
     """Write the model `loans` with these gates, and publish features of all days from FIRST to LAST."""
     spec = _SPEC.format(label_delay=label_delay, gates=gates, options=options)
-    model = write_small_model("loans", root, monkeypatch, use_models, _DEFINITIONS, model=spec, train=_TRAIN)
+    model = write_small_model("loans", root, monkeypatch, use_models, _DEFINITIONS, model=spec, train=train)
     for day in DAYS.periods_between(FIRST, LAST):
         publish(day, label_delay)
     return model
@@ -88,16 +88,8 @@ def publish(day: str, label_delay: int) -> None:
         "label_known_at": pa.array([begins + delay for delay in delays], instant),
     }
     customers = {"event_timestamp": pa.array([begins] * ROWS, instant), "customer": keys, "debt": debt}
-    dataset, partition = datasets.open_dataset("features/loans"), datasets.period_partition(day)
-    staged = dataset.stage(partition, f"of-{day}")
-    files = {name: staged / f"{name}.parquet" for name in ("requests", "customers")}
-    pq.write_table(pa.table(requests), files["requests"])
-    pq.write_table(pa.table(customers), files["customers"])
-    dataset.publish(partition, f"of-{day}", files, {})
+    publish_tables("loans", day, {"requests": requests, "customers": customers})
 
 
 def window(model: ModelSpec, as_of: str) -> Window:
-    start = as_of
-    for duration in model.history:
-        start = DAYS.period_before(start, duration)
-    return Window.from_range(max(FIRST, start), as_of, RunReason.SCHEDULE, DAYS)
+    return retrain_window(model, as_of, FIRST)

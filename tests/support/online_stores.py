@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from feast.infra.online_stores.redis import RedisOnlineStore
-from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
 from evergreen.feature_store.online_backends import connect_redis
 from evergreen.settings import settings
@@ -19,9 +17,6 @@ _MARKER_TABLE = "_evergreen"
 
 
 class OnlineFixture(Protocol):
-    feast_class: type[Any]
-    """Feast's implementation."""
-
     def use(self, home: Path) -> None:
         """Point the settings at `home`, with its own online store."""
         ...
@@ -42,8 +37,6 @@ def online_file() -> Path:
 
 
 class SqliteOnline:
-    feast_class = SqliteOnlineStore
-
     def __init__(self, use_home: Callable[[Path], Path]):
         self.use = use_home
 
@@ -51,8 +44,7 @@ class SqliteOnline:
         values = {}
         with closing(sqlite3.connect(online_file())) as con:
             for view in ("levels", "depths"):
-                query = f"SELECT entity_key, feature_name, value, event_ts FROM ponds_{view}"
-                values |= {(view, key, name): (value, ts) for key, name, value, ts in con.execute(query)}
+                values |= {(view, *row[:2]): row[2:] for row in con.execute(f"SELECT * FROM ponds_{view}")}
         return values
 
     def empty(self) -> None:
@@ -68,8 +60,6 @@ class SqliteOnline:
 
 class RedisOnline:
     """One database of the server per home."""
-
-    feast_class = RedisOnlineStore
 
     def __init__(self, use_home: Callable[[Path], Path], url: str, monkeypatch: pytest.MonkeyPatch):
         self._use_home, self._url, self._monkeypatch = use_home, url, monkeypatch

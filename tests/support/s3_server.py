@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import pytest
 
 
+_LATE_S = 0.2  # long enough for others to come in between, on a busy machine too
+
+
 @dataclass
 class S3:
     """The contents of the server, and its faults."""
@@ -140,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.store.lost_answers -= 1
             return self._fault(500, "InternalError", "It is stored, and nobody hears of it.")
         if self.store.conditions == "late":
-            sleep(0.02)
+            sleep(_LATE_S)
             self.store.buckets[bucket][key] = data
         return self._answer(200, headers={"ETag": etag(data)})
 
@@ -211,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             if conditions != "late":
                 self.store.buckets[bucket].pop(key, None)
         if conditions == "late":
-            sleep(0.2)
+            sleep(_LATE_S)
             self.store.buckets[bucket].pop(key, None)
         return self._answer(204)
 

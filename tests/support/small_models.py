@@ -42,6 +42,21 @@ def write_small_model(
     return reload_spec(name)
 
 
+def expect_not_null(column: str) -> str:
+    """Return an `expectations.py` that asks of raw data and of features for a value in this column."""
+    return f"""
+import great_expectations.expectations as gxe
+
+
+def raw_expectations(source, period):
+    return [gxe.ExpectColumnValuesToNotBeNull(column={column!r})]
+
+
+def feature_expectations(table):
+    return [gxe.ExpectColumnValuesToNotBeNull(column={column!r})]
+"""
+
+
 def reload_spec(name: str) -> ModelSpec:
     """Return the spec of a model, read again."""
     forget_model(name)

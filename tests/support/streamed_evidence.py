@@ -11,6 +11,8 @@ import numpy as np
 from evergreen.gates import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.evidence import EvidenceRows, StreamedColumn, TextBatch
 
+_OTHERS = ("horizons", "scales", "weights")
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayBatches(EvidenceRows):
@@ -41,12 +43,12 @@ def stream(evidence: Evidence, batch_rows: int = 1_000) -> Evidence:
     columns: dict[str, Any] = {}
 
     def add(name: str, values: Any) -> Any:
-        if isinstance(values, MissingEvidence | NoChampion):
+        if values is None or isinstance(values, MissingEvidence | NoChampion):
             return values
         columns[name] = values
         return name
 
-    fields = {name: add(name, getattr(evidence, name)) for name in ("label", "candidate", "champion")}
+    fields = {name: add(name, getattr(evidence, name)) for name in ("label", "candidate", "champion", *_OTHERS)}
     kinds = {
         kind: {name: add(f"{kind}:{name}", values) for name, values in dict(getattr(evidence, kind) or {}).items()}
         for kind in ("clusters", "groups", "baselines")

@@ -18,7 +18,7 @@ from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from support import small_models
 from support.calendars import DAYS, later
-from support.small_models import UseModels, write_small_model
+from support.small_models import UseModels, expect_not_null, write_small_model
 
 FIRST = "2024-01-01"
 TILLS = 4
@@ -51,17 +51,6 @@ def build(spark, raw, days, calendar):
     return [FeatureTables({"receipts": ("till", "event_timestamp", "late", "label_known_at")}, receipts),
             FeatureTables({"takings": ("till", "event_timestamp", "takings", "floor")}, takings)]
 """
-_EXPECTATIONS = """
-import great_expectations.expectations as gxe
-
-
-def raw_expectations(source, day):
-    return [gxe.ExpectColumnValuesToNotBeNull(column="till")]
-
-
-def feature_expectations(table):
-    return [gxe.ExpectColumnValuesToNotBeNull(column="till")]
-"""
 _DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field
@@ -87,7 +76,7 @@ def write_model(root: Path, monkeypatch: pytest.MonkeyPatch, use_models: UseMode
         model=_SPEC,
         features=_FEATURES,
         units="PER_DOLLAR = 1.0\n",
-        expectations=_EXPECTATIONS,
+        expectations=expect_not_null("till"),
     )
     return root / "evergreen_models/tills"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen.lake import fingerprints
-from evergreen.training import Job
+from evergreen.storage import file_sha256
+from evergreen.training import Job, runner
 
 NUMBERS = ("departure_minute", "rain", "late_rate")
 CATEGORIES = {"carrier": ("AA", "B6", "UA"), "dest": ("ATL", "LAX", "ORD", "SFO")}
@@ -80,6 +80,8 @@ def _job(model: str, train: Path, features: tuple[str, ...], processes: int, par
         model=model,
         fingerprint="f" * 64,
         training_data=str(train),
+        training_data_sha256=file_sha256(train),
+        training_data_size=train.stat().st_size,
         features=features,
         label="label",
         parameters=parameters,
@@ -88,6 +90,6 @@ def _job(model: str, train: Path, features: tuple[str, ...], processes: int, par
         gpu=0,
         processes=processes,
         checkpoint_seconds=3600,
-        modules=fingerprints.code_of((f"evergreen_models.{model}.train",), ()),
+        modules=runner.training_code(model, ()),
         libraries={},
     )

@@ -28,6 +28,7 @@ from evergreen.training.attempt import Attempt, read_attempts
 from evergreen.training.backends import pod
 
 STEP_S = 0.1
+_PATIENCE_S = 300
 
 
 class Trial(threading.Thread):
@@ -61,17 +62,17 @@ class Trial(threading.Thread):
     def attempts(self) -> list[Attempt]:
         return read_attempts(self.folder)
 
-    def value(self, patience: float = 240) -> float:
+    def value(self) -> float:
         """What the published model has learned, once the task has succeeded."""
-        reference = self._end(patience)
+        reference = self._end()
         dataset = candidates.candidate_dataset(self.model)
         candidate = TrainedCandidate.load(reference).candidate(self.model)
         return json.loads(dataset.file_path(candidate, "value.json").read_text())
 
-    def error(self, patience: float = 240) -> Exception:
+    def error(self) -> Exception:
         """What the task has failed with."""
         with pytest.raises(Exception) as raised:  # noqa: PT011 - the caller looks at it
-            self._end(patience)
+            self._end()
         assert not isinstance(raised.value, AssertionError), raised.value
         return raised.value
 
@@ -97,9 +98,9 @@ class Trial(threading.Thread):
         """The operator as a worker finds it."""
         return TrainOperator(task_id="train", model=self.model, training_set_reference=self.examples)
 
-    def _end(self, patience: float) -> Any:
-        self.join(patience)
-        assert not self.is_alive(), f"the task is not over after {patience} s"
+    def _end(self) -> Any:
+        self.join(_PATIENCE_S)
+        assert not self.is_alive(), f"the task is not over after {_PATIENCE_S} s"
         if self.problem:
             raise self.problem
         return self.result

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from evergreen.training.rows import TrainingRows
 from evergreen_models.flight_delay_net import export
 from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics, compute_column_statistics
 from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, InputColumns, to_float32
@@ -29,7 +30,7 @@ def columns() -> InputColumns:
 
 @pytest.fixture(scope="module")
 def statistics(train: Path, columns: InputColumns) -> ColumnStatistics:
-    return compute_column_statistics(str(train), columns, min_category_rows=10)
+    return compute_column_statistics(TrainingRows(train), columns, min_category_rows=10)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from evergreen.training.rows import TrainingRows
 from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics, compute_column_statistics
 from evergreen_models.flight_delay_net.columns import InputColumns, RowBatch
 from evergreen_models.flight_delay_net.learner import Learner, learning_rate_share
@@ -25,7 +26,7 @@ COLUMNS = InputColumns.from_schema(table(1).schema, INPUTS, "label", CATEGORIES)
 
 @pytest.fixture(scope="module")
 def statistics(train: Path) -> ColumnStatistics:
-    return compute_column_statistics(str(train), COLUMNS, min_category_rows=10)
+    return compute_column_statistics(TrainingRows(train), COLUMNS, min_category_rows=10)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_mean_gradient_of_ranks_is_that_of_all_rows(
     sizes = [[np.diff(plan.batch_range(step, n)).item() for n in range(3)] for step in range(plan.steps_per_epoch)]
     step = next(step for step, rows in enumerate(sizes) if len(set(rows)) > 1)
     parts = [
-        next(iter(BatchStream(str(train), COLUMNS, statistics, replace(plan, rank=n)).batches(step, step + 1)))
+        next(iter(BatchStream(TrainingRows(train), COLUMNS, statistics, replace(plan, rank=n)).batches(step, step + 1)))
         for n in range(3)
     ]
     batch = RowBatch.concatenate(parts)
@@ -61,7 +62,7 @@ def test_mean_gradient_of_ranks_is_that_of_all_rows(
 
 def test_training_reduces_the_loss(train: Path, statistics: ColumnStatistics, learner: Learner) -> None:
     plan = BatchPlan((450,) * 8 + (400,), 256, 1_000, seed=1)
-    stream = BatchStream(str(train), COLUMNS, statistics, plan)
+    stream = BatchStream(TrainingRows(train), COLUMNS, statistics, plan)
     before = learner.mean_loss(stream.batches(0, plan.steps_per_epoch))
     for step, batch in enumerate(stream.batches(0, 3 * plan.steps_per_epoch)):
         learner.step(step, 3 * plan.steps_per_epoch, batch, len(batch))

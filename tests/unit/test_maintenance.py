@@ -47,7 +47,7 @@ from support.interleaving import (
     killed_before_store_change,
 )
 from support.ledger_events import day, request, verdict_event
-from support.object_stores import open_store
+from support.object_stores import STORES, open_store
 from support.s3_server import S3
 
 pytestmark = pytest.mark.unit
@@ -116,12 +116,15 @@ def models(
     (tmp_path / "models" / MODEL / "model.py").write_text(SPEC)
     monkeypatch.setenv("EVERGREEN_RETENTION__LEFTOVERS_DAYS", str(LEFTOVERS_DAYS))
     monkeypatch.setenv("EVERGREEN_RETENTION__VERDICT_DAYS", str(VERDICT_DAYS))
-    for name in (*DATASETS, "looks", "checks", "declared", "jobs"):
+    for name in (*DATASETS, "looks", "checks", "declared", "predictions", "jobs"):
         monkeypatch.setenv(f"EVERGREEN_RETENTION__{name.upper()}_DAYS", str(EXPIRY_DAYS))
     use_models(tmp_path / "models", only=True)
     load_spec.cache_clear()
     yield tmp_path / "models"
     load_spec.cache_clear()
+
+
+AGED = ("checks", "declared", "looks", "evaluations", "predictions")
 
 
 def publish(kind: str, partition: str, inputs: dict[str, Any], **texts: str) -> Manifest:
@@ -600,6 +603,38 @@ def test_no_file_goes_whose_table_cannot_be_written(
     assert "models/shop" in {item.place for item in report.items}, "others are"
 
 
+@pytest.mark.parametrize("kind", [store for store in STORES if store != "own"])
+def test_uploads_to_the_lake_that_nobody_completes_end(
+    kind: str, models: Path, home: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    with open_store(kind, monkeypatch) as (uri, _):
+        monkeypatch.setenv("EVERGREEN_LAKE", f"{uri}/lake")
+        monkeypatch.setenv("EVERGREEN_SPARK_EXCHANGE", f"{uri}/lake/_spark")
+        use_home(home)
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        client = boto3.Session().client("s3")
+        keys = ["lake/features/shop/days/day=1/a.parquet", "lake/_spark/jobs/part.parquet", "lakeside/b.parquet"]
+        for key in keys:
+            name = {"Bucket": bucket, "Key": f"{prefix}/{key}"}
+            upload = client.create_multipart_upload(**name)["UploadId"]
+            client.upload_part(**name, UploadId=upload, PartNumber=1, Body=b"12345")
+
+        def uploads_that_go(days: float, *, is_dry_run: bool = False) -> dict[str, tuple[int, int]]:
+            report = clean_up(datetime.now(UTC) + timedelta(days), is_dry_run=is_dry_run)
+            assert report.problems == ()
+            return {item.place: (item.count, item.size) for item in report.items}
+
+        expected = {"uploads to the lake": (1, 5), "exchange with Spark": (1, 5)}
+        assert uploads_that_go(LEFTOVERS_DAYS - 1) == {}
+        assert uploads_that_go(LEFTOVERS_DAYS + 1, is_dry_run=True) == expected
+        assert uploads_that_go(LEFTOVERS_DAYS + 1) == expected
+        assert uploads_that_go(LEFTOVERS_DAYS + 1) == {}
+        left = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", ())
+        assert [upload["Key"] for upload in left] == [f"{prefix}/lakeside/b.parquet"]
+
+
 def test_storage_classes_are_of_s3(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_RETENTION__COLD_DAYS", "90")
     with pytest.raises(ValidationError, match="belong together"):
@@ -662,14 +697,14 @@ def test_features_expire_without_a_hole(history: list[Retrained], clock: Clock) 
 
 def test_caches_and_what_no_verdict_names_go_by_age(history: list[Retrained], clock: Clock) -> None:
     with clock.stamp():
-        for kind in ("checks", "declared", "looks", "evaluations"):
+        for kind in AGED:
             publish(kind, "old", {"n": 1}, rows="1")
     pass_days(clock, 11)
     with clock.stamp():
-        for kind in ("checks", "declared", "looks", "evaluations"):
+        for kind in AGED:
             publish(kind, "young", {"n": 2}, rows="2")
     expired = {place: kinds for place, kinds in clean(clock).items() if place.partition("/")[0] not in DATASETS[:3]}
-    assert expired == {f"{kind}/shop": {"expired": 1} for kind in ("checks", "declared", "looks", "evaluations")}
+    assert expired == {f"{kind}/shop": {"expired": 1} for kind in AGED}
 
 
 def test_files_that_a_backtest_names_stay(history: list[Retrained], clock: Clock) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from evergreen import settings as settings_module
 from evergreen.errors import SettingsError
 from evergreen.settings import Settings, parse_host_and_port, redact_url, settings
 
@@ -38,6 +42,56 @@ def test_settings_names_every_invalid_variable(monkeypatch: pytest.MonkeyPatch) 
         "EVERGREEN_TRAINING_BACKEND: Input should be 'process' or 'pod'",
         "EVERGREEN_PODS__IMAG: Extra inputs are not permitted",
     ]
+
+
+def make_project(folder: Path) -> Path:
+    (folder / "models/x").mkdir(parents=True)
+    (folder / "feature_repo").mkdir()
+    (folder / "feature_repo/feature_store.yaml").touch()
+    return folder
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an environment with the wheel, and no variable."""
+    for name in [name for name in os.environ if name.startswith("EVERGREEN_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(settings_module, "IS_CHECKOUT", False)
+
+
+@pytest.mark.parametrize("place", [".", "models/x"])
+def test_python_finds_the_project_that_it_runs_in(
+    installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    project = make_project(tmp_path / "Ä b")
+    monkeypatch.chdir(project / place)
+    assert (settings().project, settings().models) == (project, (project / "models",))
+    assert (settings().home, settings().feature_repo) == (project / ".evergreen", project / "feature_repo")
+
+
+def test_a_project_that_is_named_wins(installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_project(tmp_path / "here"))
+    monkeypatch.setenv("EVERGREEN_PROJECT", str(make_project(tmp_path / "named")))
+    assert settings().project == tmp_path / "named"
+
+
+@pytest.mark.parametrize("missing", ["models/x", "feature_repo/feature_store.yaml", None])
+def test_python_outside_of_a_project_says_how_to_name_one(
+    installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    folder = tmp_path / "elsewhere"
+    make_project(folder if missing else tmp_path / "project")
+    folder.mkdir(exist_ok=True)
+    if missing == "models/x":
+        shutil.rmtree(folder / "models")
+    elif missing:
+        (folder / missing).unlink()
+    monkeypatch.chdir(folder)
+    [message] = fault_messages()
+    assert message.startswith(f"EVERGREEN_PROJECT: is not set, and {folder} is in no project")
+    assert message.endswith("→ set it to the project's folder, or run in that folder")
+    monkeypatch.chdir(make_project(tmp_path / "project two"))
+    assert settings().project == tmp_path / "project two", "an error is not kept"
 
 
 def test_settings_error_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:

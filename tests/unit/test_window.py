@@ -277,6 +277,21 @@ def test_features_window_of_hours_refuses(given: DagRunInfo, complaint: str) -> 
         resolve_features_window(given, calendar=HOURLY, first_day=FIRST, last_day=None)
 
 
+@pytest.mark.parametrize(
+    ("calendar", "given", "period"),
+    [
+        (HOURLY, of_instants("scheduled", "10T06:05", "10T06:50"), "2013-03-10T05:00Z"),
+        (HOURLY, of_instants("scheduled", "10T06:05", "10T07:05"), "2013-03-10T06:00Z"),
+        (WEEKLY, of_instants("backfill", "06T05:00", "07T05:00"), "2013-02-25"),
+    ],
+)
+def test_a_short_interval_is_about_the_last_period(calendar: Calendar, given: DagRunInfo, period: str) -> None:
+    window = resolve_features_window(
+        given, calendar=calendar, first_day=FIRST, last_day=None, allows_short_interval=True
+    )
+    assert window.periods == (period,)
+
+
 def test_a_day_has_24_hourly_retrains_each_as_of_its_own_hour() -> None:
     for run_type in ("scheduled", "backfill"):
         windows = [
@@ -317,3 +332,16 @@ def test_hours_end_with_the_last_day_of_data() -> None:
     assert resolve_features_window(run(start="2013-02-01"), **ended).end == "2013-02-02T05:00Z"
     with pytest.raises(WindowError, match="is after 2013-02-01, the last day of data"):
         resolve_features_window(run(start="2013-02-02T05:00Z"), **ended)
+
+
+def test_a_run_that_alarms_ask_for_knows_it() -> None:
+    def resolve(run: DagRunInfo) -> Window:
+        return resolve_retrain_window(run, calendar=CALENDAR, first_day=FIRST, last_day=None, history=HISTORY)
+
+    cause = "drift since 2013-03-01: flights.distance level (alarm in entry 12)"
+    window = resolve(replace(run("operator_triggered", as_of="2013-03-05"), cause=cause))
+    assert (window.end, window.run_reason, window.cause) == ("2013-03-05", RunReason.ALARM, cause)
+    assert resolve(run(as_of="2013-03-05")).cause is None
+    # A backfill promotes nothing, whatever its conf says.
+    past = resolve(replace(run("backfill", ("2013-03-04", "2013-03-05")), cause=cause))
+    assert (past.run_reason, past.cause) == (RunReason.BACKFILL, None)

@@ -13,7 +13,7 @@ import numpy as np
 
 from evergreen import storage
 from evergreen.backtest import walk_forward
-from evergreen.backtest.cache import BacktestCache, BacktestCandidate, cache_code, first_metric_gate
+from evergreen.backtest.cache import BacktestCache, BacktestCandidate, cache_code, comparison_gate
 from evergreen.backtest.simulated_ledger import SimulatedLedger
 from evergreen.backtest.statistics import mean_with_bounds
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, DeploymentPolicy, MeasurementPeriod
@@ -98,6 +98,10 @@ def backtest_spec(model: ModelSpec, candidate: datasets.Manifest) -> dict[str, A
     return {
         **{name: candidate.inputs[name] for name in ("features", "parameters", "seed", "code")},
         **model.model_dump(mode="json", include=_COMPARED_FIELDS),
+        **({"prediction": prediction.model_dump(mode="json")} if (prediction := model.prediction_type) else {}),
+        **({"query": model.query} if model.query else {}),
+        **({"weight": model.weight} if model.weight else {}),
+        **({"forecast": model.forecast.model_dump(mode="json")} if model.forecast else {}),
     }
 
 
@@ -167,7 +171,7 @@ def _build_results(
     spec_fingerprint: str,
     excluded_candidates: int,
 ) -> BacktestResults:
-    gate = first_metric_gate(model)
+    gate = comparison_gate(model)
     points = walk_forward.sort_points([candidate.point for candidate in candidates.values()])
     periods = walk_forward.measurement_periods(points)
     steps: list[BacktestStep] = []

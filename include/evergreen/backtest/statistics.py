@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from hashlib import sha256
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from evergreen.gates import metrics
+from evergreen.gates.computation import label_type
+from evergreen.gates.metric_rows import RowDetails
 from evergreen.gates.metrics import FloatArray
+from evergreen.gates.verdict import NotComputedError
 from evergreen.spec.gates import MetricGate
+from evergreen.spec.prediction_type import PredictionType
+
+log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.95
 RESAMPLES = 500  # leaves 25 beyond the bound; a backtest runs up to one test per date
@@ -36,18 +44,47 @@ class DriftTest:
         return self.upper_bound is not None and self.upper_bound < 0
 
 
-def backtest_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> float | None:
-    """Return the metric of `gate`; None where it does not exist: no rows, or rows of one class only."""
-    if label.size == 0 or (gate.scale.label_type == "binary" and label.min() == label.max()):
+class ScoredSample(NamedTuple):
+    """Labels, scores, days and weights, (n,) each; without weights each row counts once."""
+
+    label: FloatArray
+    score: FloatArray
+    days: ArrayLike
+    weights: FloatArray | None = None
+    details: RowDetails | None = None
+    """What a metric of the model folder may ask for."""
+
+    @property
+    def columns(self) -> list[FloatArray]:
+        """Labels and scores, and weights if there are some."""
+        return [self.label, self.score, *([] if self.weights is None else [self.weights])]
+
+
+def backtest_metric(gate: MetricGate, sample: ScoredSample, prediction: PredictionType | None = None) -> float | None:
+    """Return the metric of `gate`.
+
+    None where it does not exist: no rows, or rows of one class only, or a metric of the model folder that raises.
+    """
+    label = sample.label
+    if label.size == 0 or not np.isfinite(label).all():
         return None
-    value = metrics.compute_metric(metrics.resolve_metric(gate), *metrics.sort_rows([label, score]))
+    if label_type(gate, prediction) in ("binary", "class") and label.min() == label.max():
+        return None
+    order = metrics.sort_order(sample.columns)
+    try:
+        metric = metrics.resolve_metric(gate, prediction, sample.details and sample.details.take(order))
+        value = metrics.compute_metric(metric, *(column[order] for column in sample.columns))
+    except NotComputedError as error:
+        log.warning("%s is not measured on %s rows: %s", gate.metric, f"{label.size:,}", error)
+        return None
     return value if isfinite(value) else None
 
 
 def run_drift_test(
     gate: MetricGate,
-    holdout_sample: tuple[FloatArray, FloatArray, ArrayLike],
-    recent_sample: tuple[FloatArray, FloatArray, ArrayLike],
+    holdout_sample: ScoredSample,
+    recent_sample: ScoredSample,
+    prediction: PredictionType | None = None,
 ) -> DriftTest | None:
     """Compare a model with itself, by the metric of `gate`: labels, scores and days (n,) at deployment, (m,) recently.
 
@@ -59,26 +96,38 @@ def run_drift_test(
 
     Return None if the metric does not exist for one of the samples.
     """
-    holdout_value, recent_value = (backtest_metric(gate, *sample[:2]) for sample in (holdout_sample, recent_sample))
+    holdout_value, recent_value = (
+        backtest_metric(gate, sample, prediction) for sample in (holdout_sample, recent_sample)
+    )
     if holdout_value is None or recent_value is None:
         return None
     sign = 1 if gate.scale.higher_is_better else -1
     change = sign * (recent_value - holdout_value)
     if change >= 0:
         return DriftTest(holdout_value, recent_value, change, None)
-    draws = _resample_metric(gate, *holdout_sample), _resample_metric(gate, *recent_sample)
+    try:
+        draws = [_resample_metric(gate, prediction, sample) for sample in (holdout_sample, recent_sample)]
+    except NotComputedError as error:  # a metric of the model folder may exist for all days, and not without some
+        log.warning("No bound of the change in %s: %s", gate.metric, error)
+        return DriftTest(holdout_value, recent_value, change, None)
     bound = float(np.quantile(sign * (draws[1] - draws[0]), CONFIDENCE))
     return DriftTest(holdout_value, recent_value, change, None if np.isnan(bound) else bound)
 
 
-def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray, days: ArrayLike) -> FloatArray:
+def _resample_metric(gate: MetricGate, prediction: PredictionType | None, sample: ScoredSample) -> FloatArray:
     """Return the metric in each resample of the days: (RESAMPLES,)."""
-    unique_days, codes = np.unique(np.asarray(days), return_inverse=True)
-    order = np.lexsort((score, label, codes))
+    unique_days, codes = np.unique(np.asarray(sample.days), return_inverse=True)
+    label, score, *rest = sample.columns
+    order = np.lexsort((*rest, *metrics.sort_keys([score]), label, codes))
     label, score, codes = label[order], score[order], codes[order]
+    weights: FloatArray | float = 1.0
     counts = _resample_counts(unique_days.size, label, score)
-    metric, size = metrics.resolve_metric(gate), max(1, _CHUNK_SIZE // label.size)
-    chunks = (counts[start : start + size, codes] for start in range(0, RESAMPLES, size))
+    metric = metrics.resolve_metric(gate, prediction, sample.details and sample.details.take(order))
+    size = max(1, _CHUNK_SIZE // label.size)
+    if rest:
+        weights = rest[0][order]
+        metric = metrics.weigh_bins(metric, weights)
+    chunks = (counts[start : start + size, codes] * weights for start in range(0, RESAMPLES, size))
     return np.concatenate([metric(label, score, weights) for weights in chunks])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import typer
@@ -20,6 +20,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from evergreen.cli import check, doctor, migrate, tables
+from evergreen.cli.check.period import check_period, preview_features
 from evergreen.cli.options import (
     JsonOption,
     ModelArgument,
@@ -29,10 +30,10 @@ from evergreen.cli.options import (
     VersionArgument,
     date_option,
 )
-from evergreen.client.addresses import local_service_urls
 from evergreen.errors import EvergreenError, Fault, RawDataError, first_line
 from evergreen.ingest.raw_files import RawFile
-from evergreen.settings import settings, variable_name
+from evergreen.local_services import local_service_urls
+from evergreen.settings import settings, use_project_of_folder, variable_name
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
 
@@ -86,6 +87,7 @@ app.add_typer(tables_app, name="tables")
 
 
 def run_command_line() -> None:
+    use_project_of_folder(Path.cwd())
     load_commands()
     app()
 
@@ -115,7 +117,7 @@ def _root(
 def history_command(
     ctx: typer.Context,
     model: ModelArgument,
-    date: Annotated[datetime | None, date_option("Only the champion at the end of this day (UTC).")] = None,
+    date: Annotated[datetime | None, date_option("--date", "Only the champion at the end of this day (UTC).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the champions of a model, with reasons and evidence."""
@@ -127,15 +129,79 @@ def lineage_command(
     ctx: typer.Context,
     model: ModelArgument,
     version: Annotated[
-        str | None, typer.Argument(metavar="VERSION", help="Number of the version in MLflow. Default: the champion.")
+        str | None,
+        typer.Argument(metavar="VERSION", help="Number or alias in MLflow. Default: champion."),
     ] = None,
     with_files: Annotated[bool, typer.Option("--files", help="List every raw file with its hash.")] = False,
+    predictions: Annotated[
+        str | None,
+        typer.Option("--predictions", metavar="PERIOD", help="Of the batch predictions of a period, not of a version."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a version was made from, back to the raw files."""
-    from evergreen.cli.lineage import show_lineage
+    from evergreen.cli.lineage import show_lineage, show_prediction_lineage
 
-    show_lineage(model, version, ctx.obj, with_files, as_json)
+    if predictions:
+        if version:
+            raise EvergreenError("--predictions and VERSION are two questions: the predictions name their version")
+        show_prediction_lineage(model, predictions, ctx.obj, with_files, as_json)
+    else:
+        show_lineage(model, version, ctx.obj, with_files, as_json)
+
+
+@app.command("explain")
+def explain_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of features, and request columns.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="Features of then. Default: of the newest row.")
+    ] = None,
+    alias: Annotated[
+        Literal["champion", "challenger", "candidate", "previous"], typer.Option("--alias", help="Which version.")
+    ] = "champion",
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="VERSION", help="Number of the version in MLflow, instead.")
+    ] = None,
+    online: Annotated[bool, typer.Option("--online", help="Features of the online store.")] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="NAME", help="Class or quantile to explain.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain one prediction: values, origins, contributions."""
+    from evergreen.cli.explain import show_explanation
+
+    show_explanation(
+        model,
+        values or (),
+        ctx.obj,
+        alias=alias,
+        version=version,
+        time=time,
+        online=online,
+        output=output,
+        as_json=as_json,
+    )
+
+
+@app.command("report")
+def report_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", metavar="PERIOD", help="Gate report of then. Default: the newest.")
+    ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Open them in a browser.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where the newest reports are: gates and monitoring."""
+    from evergreen.cli.reports import show_reports
+
+    show_reports(model, as_of, ctx.obj, opens=opens, as_json=as_json)
 
 
 @app.command("rollback")
@@ -144,7 +210,7 @@ def rollback_command(
     model: ModelArgument,
     reason: ReasonOption,
     to_version: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Version to restore. Default: the previous.")
+        str | None, typer.Option("--to-version", metavar="VERSION", help="Version to restore. Default: the previous.")
     ] = None,
 ) -> None:
     """Restore the previous champion and bar the current one."""
@@ -244,9 +310,129 @@ def doctor_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 
 @app.command("check")
-def check_command(ctx: typer.Context, models: ModelsArgument = None, as_json: JsonOption = False) -> None:
+def check_command(
+    ctx: typer.Context,
+    models: ModelsArgument = None,
+    period: Annotated[
+        str | None,
+        typer.Option("--period", metavar="PERIOD", help="Also try one model on this period of raw data."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Find everything wrong with models that needs no data."""
-    check.run_model_checks(models or (), ctx.obj, as_json)
+    if period is None:
+        return check.run_model_checks(models or (), ctx.obj, as_json)
+    if not models or len(models) > 1:
+        raise typer.BadParameter("name one model", param_hint="--period")
+    check.run_model_checks(models, create_console(stderr=True) if as_json else ctx.obj)
+    check_period(models[0], period, ctx.obj, as_json)
+
+
+@app.command("preview")
+def preview_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    period: Annotated[
+        str | None, typer.Option("--period", metavar="PERIOD", help="Default: the first period of the model.")
+    ] = None,
+    table: Annotated[str | None, typer.Option("--table", metavar="TABLE", help="Default: all tables.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of each table.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the features of one period, without storing them."""
+    preview_features(model, period, table, rows, ctx.obj, as_json)
+
+
+@app.command("init")
+def init_command(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The project. Default: this folder.")] = Path(),
+) -> None:
+    """Write what is missing of a project's skeleton."""
+    from evergreen.cli.scaffold import create_project
+
+    create_project(folder, ctx.obj)
+
+
+@app.command("tutorial-data")
+def tutorial_data_command(ctx: typer.Context) -> None:
+    """Write weather.parquet, the table of the tutorial, here."""
+    from evergreen.scaffold.tutorial import write_tutorial_data
+
+    ctx.obj.print(f"✓ {write_tutorial_data(Path.cwd())}", style="green")
+
+
+@app.command("new")
+def new_command(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the new model.")],
+    sample: Annotated[str, typer.Option("--from", metavar="PLACE", help="File, Delta table or database.")],
+    sql: Annotated[str | None, typer.Option("--query", metavar="SQL", help="Query on that database.")] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Column to predict.")] = None,
+    positive: Annotated[str | None, typer.Option("--positive", metavar="VALUE", help="Value of class 1.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="Kind of model, such as multiclass.")
+    ] = None,
+    quantile: Annotated[
+        list[float] | None, typer.Option("--quantile", metavar="NUMBER", help="Such as 0.9. Repeatable.")
+    ] = None,
+    query_column: Annotated[
+        str | None, typer.Option("--query-column", metavar="COLUMN", help="Rows ranked together.")
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option("--horizon", metavar="NUMBER", help="Periods ahead, of a forecast.")
+    ] = None,
+    season: Annotated[
+        int | None, typer.Option("--season", metavar="NUMBER", help="Periods after which values are alike; 1: none.")
+    ] = None,
+    time: Annotated[str | None, typer.Option("--time", metavar="COLUMN", help="When the row happened.")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.")] = None,
+    key: Annotated[list[str] | None, typer.Option("--key", metavar="COLUMN", help="Has a history. Repeatable.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", metavar="COLUMN", help="Not declared. Repeatable.")
+    ] = None,
+    period: Annotated[str | None, typer.Option("--period", metavar="LENGTH", help="Such as 1d, 1w, 1h.")] = None,
+    label_delay: Annotated[
+        str | None, typer.Option("--label-delay", metavar="LENGTH", help="Until labels are known.")
+    ] = None,
+    owner: Annotated[str | None, typer.Option("--owner", metavar="TEXT", help="The team. Default: you.")] = None,
+    deliver: Annotated[bool, typer.Option("--deliver", help="Split the sample into raw files.")] = False,
+    no_input: Annotated[bool, typer.Option("--no-input", help="Ask nothing: guess.")] = False,
+) -> None:
+    """Write a model from a sample of its data."""
+    from evergreen.cli import scaffold
+    from evergreen.scaffold.guesses import Choices
+
+    choices = Choices(
+        label=label or "",
+        time=time,
+        timezone=timezone,
+        kind=kind,
+        positive=positive,
+        keys=tuple(key) if key else None,
+        ignored=tuple(ignore or ()),
+        period=period,
+        label_delay=label_delay,
+        quantiles=tuple(quantile or ()),
+        query=query_column,
+        horizon=horizon,
+        season=season,
+    )
+    is_interactive = scaffold.is_terminal() and not no_input
+    request = scaffold.ModelRequest(model, sample, sql, choices, owner, deliver, is_interactive)
+    scaffold.create_model(request, ctx.obj)
+
+
+@app.command("fields")
+def fields_command(
+    ctx: typer.Context,
+    part: Annotated[str, typer.Argument(metavar="[PART]", help="Such as features.sources or gates.threshold.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the fields that a spec has, or a part of it."""
+    from evergreen.cli.spec_fields import show_fields
+
+    show_fields(part, ctx.obj, as_json)
 
 
 @app.command("migrate")
@@ -274,8 +460,8 @@ def reread_command(
     ctx: typer.Context,
     model: ModelArgument,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source with a query.")],
-    start: Annotated[str, typer.Option(metavar="PERIOD", help="First period, such as 2013-03-01.")],
-    end: Annotated[str | None, typer.Option(metavar="PERIOD", help="Last period. Default: the first.")] = None,
+    start: Annotated[str, typer.Option("--start", metavar="PERIOD", help="First period, such as 2013-03-01.")],
+    end: Annotated[str | None, typer.Option("--end", metavar="PERIOD", help="Last period. Default: the first.")] = None,
 ) -> None:
     """Read a query again for periods that were read already."""
     from evergreen.ingest.extracts import reread_query  # imports what talks to databases
@@ -302,7 +488,9 @@ def pin_command(
     folder: Annotated[
         Path, typer.Option("--to", metavar="FOLDER", help="Folder of the .dvc file, in your repository.")
     ],
-    remote: Annotated[str, typer.Option(metavar="PLACE", help="The DVC remote: a folder or URI, as DVC shows it.")],
+    remote: Annotated[
+        str, typer.Option("--remote", metavar="PLACE", help="The DVC remote: a folder or URI, as DVC shows it.")
+    ],
 ) -> None:
     """Pin a training set for DVC: a .dvc file and its objects."""
     from evergreen.pins import pin_training_set
@@ -350,7 +538,7 @@ def rebuild_command(ctx: typer.Context, model: OptionalModelArgument = None) -> 
 
 @tables_app.command("sync")
 def sync_tables_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
-    """Make tables of features, training sets, verdicts complete."""
+    """Make tables of all that is published complete."""
     from evergreen.features.inputs import features_dataset
     from evergreen.lake.datasets import open_dataset
     from evergreen.lake.tables import SyncedTable, configured_table_format, sync_tables
@@ -382,6 +570,8 @@ def sync_tables_command(ctx: typer.Context, model: OptionalModelArgument = None)
         report(f"training_sets/{spec.name}", sync_tables(training_sets, table_format), advice)
         verdicts = publish_verdicts(spec.name, all_pages=True)
         report(f"verdict_tables/{spec.name}", sync_tables(verdicts, table_format), "run this command again")
+        place = f"predictions/{spec.name}"
+        report(place, sync_tables(open_dataset(place), table_format), f"run {spec.name}.score for them with `rescore`")
 
     problems = []
     for act, action in ((_for_each_feature_model, sync_features), (_for_each_model, sync_training)):
@@ -487,7 +677,7 @@ def _use_local_mlflow() -> None:
     url = local_service_urls().get("mlflow")
     if url is None:
         raise EvergreenError(
-            "MLflow is not running, and its aliases must follow the ledger: start it by `evergreen up`, "
+            "MLflow is not running, and it has the versions and their aliases: start it by `evergreen up`, "
             "or set EVERGREEN_MLFLOW to its address"
         )
     os.environ[variable_name("mlflow")] = url

@@ -1,4 +1,7 @@
-"""Arguments and options that several commands share, and their output as JSON."""
+"""Arguments and options that several commands share, and their output as JSON.
+
+Each option says its name: some versions of Typer make one of capitals from a `metavar` that is like its parameter.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ ModelsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[MODEL]...", help="Names of models' folders. Default: all models.")
 ]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version in MLflow.")]
-ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason, stored in the ledger.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason, stored in the ledger.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def date_option(help_text: str) -> Any:
+def date_option(name: str, help_text: str) -> Any:
     """Return the option of a day; commands receive it as midnight."""
-    return typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help=help_text)
+    return typer.Option(name, formats=["%Y-%m-%d"], metavar="DATE", help=help_text)
 
 
 def print_json(console: Console, value: Any) -> None:

@@ -52,7 +52,7 @@ def show_history(name: str, day: date | None, console: Console, as_json: bool = 
     for tenure in state.tenures:
         entry = state.entries[tenure.entry_number - 1]
         reason, actor = Text(_change_reason(entry.event, state)), Text(entry.actor)
-        since = _format_time(entry.recorded_at)
+        since = format_time(entry.recorded_at)
         table.add_row(since, tenure.version, str(tenure.as_of), reason, actor, str(entry.number))
     console.print(table, soft_wrap=False)
     verdicts = state.entries.count_kind(VerdictRecorded)
@@ -127,7 +127,7 @@ def show_cleanup(console: Console, *, is_dry_run: bool, as_json: bool = False) -
             table.add_column(column, justify="right")
         for item in report.items:
             size = f"{item.size / 1e6:,.1f}"
-            table.add_row(item.place, item.kind, f"{item.count:,}", size, _format_time(item.oldest))
+            table.add_row(item.place, item.kind, f"{item.count:,}", size, format_time(item.oldest))
         console.print(table, soft_wrap=False)
     report.raise_problems()
 
@@ -182,7 +182,7 @@ def _show_champion_on_day(name: str, current_state: LedgerState, day: date, cons
     console.print(f"{name} at the end of {day} (UTC): {_format_version(state.champion)}")
     for tenure in state.tenures[-1:]:
         entry = state.entries[tenure.entry_number - 1]
-        since = f"since {_format_time(entry.recorded_at)}, data until {tenure.as_of}"
+        since = f"since {format_time(entry.recorded_at)}, data until {tenure.as_of}"
         console.print(f"{since}: {_change_reason(entry.event, state)}")
         console.print(f"requested by {entry.actor}, entry {entry.number}")
         for kind, location in _evidence(entry.event, state).items():
@@ -215,7 +215,8 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     approval = f", approved by {event.approved_by}" if event.approved_by else ""
     share = verdict_event.verdict.unlabelled_share
     unlabelled = f", {100 * share:.2g} % of rows without a label" if share else ""
-    return verdict_event.verdict.reason.partition(":")[0] + look + unlabelled + approval
+    cause = f", trained because of {verdict_event.cause}" if verdict_event.cause else ""
+    return verdict_event.verdict.reason.partition(":")[0] + look + unlabelled + approval + cause
 
 
 def list_challengers(states: Mapping[str, LedgerState]) -> list[str]:
@@ -264,5 +265,5 @@ def _format_version(version: str | None) -> str:
     return f"version {version}" if version else "no champion"
 
 
-def _format_time(moment: datetime) -> str:
+def format_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evergreen.errors import EvergreenError
-from evergreen.settings import SecretUrl, parse_host_and_port, settings
-
-STACK_FILE = "stack.json"
-"""File in the home folder in which `evergreen up` records the services that it has started."""
-
+from evergreen.local_services import local_service_urls
+from evergreen.settings import SecretUrl, settings
 
 SPARK_TOKEN_FILE = "spark/token"  # noqa: S105 - a path
 """File in the home folder with the token of the local Spark Connect server."""
@@ -56,29 +50,8 @@ def resolve_addresses(local_urls: Mapping[str, str]) -> ServiceAddresses:
     )
 
 
-def local_service_urls() -> dict[str, str]:
-    """Return name and URL of each service of the local stack that accepts connections."""
-    file = settings().home / STACK_FILE
-    try:
-        urls = {name: service["url"] for name, service in json.loads(file.read_text())["services"].items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise EvergreenError(f"{file} is not readable: delete it, then run `evergreen down`") from None
-    return {name: url for name, url in urls.items() if accepts_connections(*parse_host_and_port(url), timeout=1)}
-
-
 def spark_token(url: str) -> str | None:
     """Return the token for the Spark Connect server at `url`: that of the environment, or of the local stack."""
     if SPARK_TOKEN_VARIABLE in os.environ or local_service_urls().get("spark") != url:
         return os.environ.get(SPARK_TOKEN_VARIABLE)
     return (settings().home / SPARK_TOKEN_FILE).read_text()
-
-
-def accepts_connections(host: str, port: int, timeout: float) -> bool:
-    """Return whether a server accepts TCP connections within `timeout` seconds."""
-    try:
-        socket.create_connection((host, port), timeout).close()
-    except OSError:
-        return False
-    return True

@@ -35,16 +35,24 @@ class AirflowConflictError(AirflowError):
     """The object to create exists already."""
 
 
+class AirflowBusyError(AirflowError):
+    """Airflow did not respond in time, so nobody knows whether it did what was requested."""
+
+
 class AirflowClient:
     """Client of one Airflow deployment."""
 
-    def __init__(self, url: SecretUrl, ui: str = ""):
-        """Connect to the Airflow at `url`, which has user and password unless every client is admin."""
+    def __init__(self, url: SecretUrl, ui: str = "", timeout_s: float = _RETRY_TIMEOUT_S):
+        """Connect to the Airflow at `url`, which has user and password unless every client is admin.
+
+        A request that is safe to repeat is repeated for `timeout_s`.
+        """
         login = httpx.URL(url.get_secret_value())
         self.url = str(url)
         self._ui = ui or self.url
         self._login = {"username": login.username, "password": login.password} if login.username else None
-        self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self._timeout_s = timeout_s
+        self._client = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False)
         self._token = ""
         self._last_health_check = time.monotonic()
 
@@ -132,9 +140,9 @@ class AirflowClient:
         request = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf)}
         self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=request)
 
-    def clear_failed_tasks(self, dag_id: str, run_id: str) -> None:
-        """Clear the failed tasks of a run and their downstream tasks, so that they run again."""
-        request = {"dry_run": False, "only_failed": True}
+    def clear_tasks(self, dag_id: str, run_id: str, *, only_failed: bool) -> None:
+        """Clear all tasks of a run, or the failed ones and those downstream of them, so that they run again."""
+        request = {"dry_run": False, "only_failed": only_failed}
         self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear", json=request)
 
     def task_instances(self, dag_id: str, run_id: str = "~", states: Sequence[str] = ()) -> list[Json]:
@@ -169,8 +177,8 @@ class AirflowClient:
                 return items
 
     def _request(self, method: str, path: str, allow_missing: bool = False, **request: Any) -> Any:
-        """Send a request and return the JSON response; requests that are safe to repeat are retried for a minute."""
-        deadline = time.monotonic() + _RETRY_TIMEOUT_S
+        """Send a request and return the JSON response; requests that are safe to repeat are retried for a while."""
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
                 response = self._client.request(method, path, headers=self._headers(), **request)
@@ -183,7 +191,8 @@ class AirflowClient:
                 problem = str(error) or type(error).__name__
                 # Without a connection nothing was sent, so any request is safe to repeat.
                 if method == "POST" and not isinstance(error, httpx.ConnectError):
-                    raise AirflowError(f"Airflow at {self.url} did not respond to {method} {path}: {problem}") from None
+                    text = f"Airflow at {self.url} did not respond to {method} {path}: {problem}"
+                    raise AirflowBusyError(text) from None
             if time.monotonic() > deadline:
                 raise AirflowError(
                     f"Airflow at {self.url} does not respond to {method} {path}: {problem}. {_RESTART_HINT}"

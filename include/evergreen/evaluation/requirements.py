@@ -9,8 +9,10 @@ from evergreen.lake import fingerprints
 from evergreen.spec.gates import (
     BaselineGate,
     BySliceGate,
+    CustomGate,
     FairnessGate,
     Gate,
+    MetricGate,
     OnlineEqualsOfflineGate,
     PredictionDriftGate,
     ServingGate,
@@ -22,13 +24,19 @@ from evergreen.spec.model import ModelSpec
 _GATES_OF_THE_DAY = (ServingGate, SignatureGate, OnlineEqualsOfflineGate, PredictionDriftGate)
 
 
+def _gate_columns(gate: Gate) -> tuple[str, ...]:
+    """Return the columns of the holdout that a function of the model folder asks for."""
+    return gate.columns if isinstance(gate, MetricGate | CustomGate) else ()
+
+
 @dataclass(frozen=True)
 class EvidenceRequirements:
-    """The fields of `evergreen.gates.Evidence` to fill. A custom gate adds none: it takes what there is."""
+    """The fields of `evergreen.gates.Evidence` to fill. A custom gate or metric adds columns only."""
 
     clusters: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     recent_predictions: bool = False
     serving_costs: bool = False
     input_signature: bool = False
@@ -42,6 +50,7 @@ class EvidenceRequirements:
             clusters=tuple(clusters),
             groups=tuple(sorted({gate.group_by for gate in gates if isinstance(gate, BySliceGate | FairnessGate)})),
             baselines=tuple(sorted({gate.baseline for gate in gates if isinstance(gate, BaselineGate)})),
+            columns=tuple(sorted({name for gate in gates for name in _gate_columns(gate)})),
             recent_predictions=any(isinstance(gate, PredictionDriftGate) for gate in gates),
             serving_costs=any(isinstance(gate, ServingGate) for gate in gates),
             input_signature=any(isinstance(gate, SignatureGate) for gate in gates),
@@ -54,10 +63,16 @@ class EvidenceRequirements:
 def backtest_gates(model: ModelSpec) -> tuple[tuple[Gate, ...], tuple[Gate, ...]]:
     """Return the gates of `model` that a backtest can compute for past dates, and those that it cannot.
 
-    A custom gate is computed: its function receives labels, scores, groups and baselines.
+    A custom gate is computed: its function receives labels, scores, groups, baselines and its columns.
     """
     excluded = tuple(gate for gate in model.gates if isinstance(gate, _GATES_OF_THE_DAY))
     return tuple(gate for gate in model.gates if gate not in excluded), excluded
+
+
+def first_metric_gate(model: ModelSpec) -> MetricGate | None:
+    """Return the gate whose metric stands for a model: the first one with a metric of predictions and labels."""
+    gates = (gate for gate in model.gates if isinstance(gate, MetricGate) and gate.metric != "positive_rate")
+    return next(gates, None)
 
 
 def verdict_code(model: ModelSpec) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from evergreen.gates.evidence import EvidenceRows, TextBatch
+from evergreen.gates.evidence import EvidenceRows, MissingEvidence, TextBatch
 from evergreen.ingest.row_groups import regroup_rows
 from evergreen.scoring.predictions import SCORING_BATCH_ROWS
 
@@ -51,6 +52,58 @@ def write_column(file: Path, type_: pa.DataType, batches: Iterable[pa.Array | pa
     return RowColumn(file, "value")
 
 
+def write_converted_column(
+    target: Path,
+    type_: pa.DataType,
+    file: Path,
+    name: str,
+    convert: Callable[[pa.ChunkedArray, str], pa.ChunkedArray | pa.Array | MissingEvidence],
+) -> RowColumn | MissingEvidence:
+    """Write what becomes of a column of the file, unless something in it cannot be converted."""
+    problems: list[MissingEvidence] = []
+
+    def batches() -> Iterator[pa.ChunkedArray | pa.Array]:
+        for table in iter_tables(file, [name]):
+            values = convert(table[name], name)
+            if isinstance(values, MissingEvidence):
+                problems.append(values)
+                return
+            yield values
+
+    column = write_column(target, type_, batches())
+    return problems[0] if problems else column
+
+
+def predictions_type(outputs: int) -> pa.DataType:
+    """Return the type of a column of predictions with so many numbers per row; 0 for a single number."""
+    return pa.list_(pa.float64(), outputs) if outputs else pa.float64()
+
+
+def predictions_array(predictions: NDArray[np.float64]) -> pa.Array:
+    """Return predictions (n,) or (n, outputs) as a column."""
+    if predictions.ndim == 1:
+        return pa.array(predictions)
+    return pa.FixedSizeListArray.from_arrays(pa.array(predictions.ravel()), predictions.shape[1])
+
+
+def read_numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column of numbers as (n,), or of predictions as (n, outputs)."""
+    if pa.types.is_fixed_size_list(column.type):
+        rows = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        values: NDArray[Any] = rows.flatten().to_numpy(zero_copy_only=False)
+        return values.reshape(len(column), column.type.list_size)
+    numbers: NDArray[Any] = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+    return numbers
+
+
+def read_values(column: pa.ChunkedArray) -> NDArray[Any] | list[str | None]:
+    """Return a column of texts as a list, and one of numbers as `read_numbers` does."""
+    if not pa.types.is_string(column.type):
+        return read_numbers(column)
+    texts: list[str | None] = column.to_pylist()
+    return texts
+
+
 def write_rows(file: Path, columns: Mapping[str, RowColumn]) -> Path:
     """Write a file with columns of others, all of as many rows, under new names."""
     readers = [iter_tables(column.file, [column.name]) for column in columns.values()]
@@ -82,7 +135,7 @@ class EvidenceFile(EvidenceRows):
         names = list(dict.fromkeys([*numbers, *texts]))
         with pq.ParquetFile(self.file, read_dictionary=list(texts), pre_buffer=False) as source:
             for batch in source.iter_batches(_READ_ROWS, columns=names):
-                values = [batch.column(name).to_numpy(zero_copy_only=False) for name in numbers]
+                values = [read_numbers(batch.column(name)) for name in numbers]
                 yield values, [_text_batch(batch.column(name)) for name in texts]
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -17,18 +17,33 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from evergreen.errors import first_line
+from evergreen.evaluation.labels import class_numbers, compute_labels
 from evergreen.evaluation.requirements import EvidenceRequirements
-from evergreen.evaluation.row_files import RowColumn, iter_tables, write_column
+from evergreen.evaluation.row_files import (
+    RowColumn,
+    iter_tables,
+    predictions_array,
+    predictions_type,
+    read_numbers,
+    write_column,
+    write_converted_column,
+)
+from evergreen.evaluation.target_days import compute_targets
+from evergreen.feature_store.seasonal_columns import NAIVE_COLUMN, SCALE_COLUMN, SEASONAL_FILE
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.ingest.databases import open_database, quote_name, quote_text
 from evergreen.lake import datasets
 from evergreen.lake.datasets import ROW_COLUMN
 from evergreen.periods import Calendar
+from evergreen.spec.gates import PRIOR_BASELINE
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+from evergreen.spec.prediction_type import PredictionType
 
-_PRIOR = "prior"
 _GROUP_BATCH_ROWS = 65_536
+_QUANTILE_ROWS = 2**20
+
+NO_SEASONAL_FILE = MissingEvidence(f"the examples have no file `{SEASONAL_FILE}`: build them again")
 
 LabelCounts = dict[str, tuple[int, int]]
 """`Evidence.label_counts`."""
@@ -42,23 +57,48 @@ def historical_evidence(
     champion: ArrayLike | NoChampion | MissingEvidence,
     holdout_periods: tuple[str, str],
     label_counts: LabelCounts,
+    seasonal: pa.Table | None = None,
 ) -> Evidence:
-    """Return the evidence for `backtest_gates`: scores (n,) of the rows of `holdout`, first ≤ period < end.
+    """Return the evidence for `backtest_gates`: predictions for the rows of `holdout`, first ≤ period < end.
 
-    `train_file` is the Parquet file that the candidate learned from.
+    `train_file` is the Parquet file that the candidate learned from; `seasonal`, of a forecast, the file of that name
+    of the training set, with as many rows as `holdout`.
     """
     requirements = EvidenceRequirements.from_gates(model.gates, model.clusters)
     return Evidence(
-        label=holdout["label"].to_numpy(),
+        label=compute_labels(holdout["label"], model.prediction_type),
         candidate=candidate,
         champion=champion,
         holdout=holdout_periods,
         days=feature_spec(model).calendar.dates(*holdout_periods),
         label_counts=label_counts,
-        clusters=compute_clusters(holdout, requirements.clusters),
+        clusters=compute_clusters(holdout, requirements.clusters) | compute_targets(model, holdout),
         groups=compute_groups(holdout, requirements.groups),
-        baselines=compute_baselines(holdout, train_file, requirements.baselines),
+        baselines=compute_baselines(
+            holdout, train_file, requirements.baselines, model.prediction_type, seasonal, model.weight
+        ),
+        columns={name: read_column(holdout, name) for name in requirements.columns},
+        queries=_compute_cluster(holdout, model.query) if model.query else MissingEvidence("the model ranks nothing"),
+        prediction_type=model.prediction_type,
+        weights=read_column(holdout, model.weight) if model.weight else None,
+        **_forecast_evidence(model, holdout, seasonal),
     )
+
+
+def _forecast_evidence(model: ModelSpec, holdout: pa.Table, seasonal: pa.Table | None) -> dict[str, Any]:
+    """Return the evidence that only a forecast has, by its name."""
+    if model.forecast is None:
+        return {}
+    scales = NO_SEASONAL_FILE if seasonal is None else read_numbers(seasonal[SCALE_COLUMN])
+    return {"horizons": read_column(holdout, model.forecast.horizon), "scales": scales}
+
+
+def read_column(holdout: pa.Table, name: str) -> Any:
+    """Return the values (n,) of a column, as `Evidence.columns` has them."""
+    if problem := column_problem(holdout.column_names, name):
+        return problem
+    column = holdout[name]
+    return column.to_pylist() if pa.types.is_string(column.type) else read_numbers(column)
 
 
 def read_label_counts(file: Path) -> LabelCounts:
@@ -87,7 +127,7 @@ def compute_clusters(table: pa.Table, names: Sequence[str]) -> dict[str, list[st
 
 
 def _compute_cluster(table: pa.Table, name: str) -> list[str | None] | MissingEvidence:
-    if problem := _column_problem(table.column_names, name):
+    if problem := column_problem(table.column_names, name):
         return problem
     column = _to_names(table[name], name)
     return column if isinstance(column, MissingEvidence) else column.to_pylist()
@@ -97,13 +137,14 @@ def write_clusters(file: Path, names: Sequence[str], folder: Path) -> dict[str, 
     """Write what `compute_clusters` returns, for the rows of a Parquet file, into files of a folder."""
     columns = pq.read_schema(file).names
     return {
-        name: _column_problem(columns, name)
-        or _write_column(folder / f"cluster-{n}.parquet", pa.string(), file, name, _to_names)
+        name: column_problem(columns, name)
+        or write_converted_column(folder / f"cluster-{n}.parquet", pa.string(), file, name, _to_names)
         for n, name in enumerate(names)
     }
 
 
-def _column_problem(columns: Sequence[str], name: str) -> MissingEvidence | None:
+def column_problem(columns: Sequence[str], name: str) -> MissingEvidence | None:
+    """Return that the holdout has no such column, or None if it has."""
     return None if name in columns else MissingEvidence(f"{name!r} is no column of the holdout; {_describe(columns)}")
 
 
@@ -112,28 +153,6 @@ def _to_names(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | MissingEv
         return column.cast(pa.string())
     except pa.ArrowException:
         return MissingEvidence(f"{name!r} is a column of {column.type}, which names nothing")
-
-
-def _write_column(
-    target: Path,
-    type_: pa.DataType,
-    file: Path,
-    name: str,
-    convert: Callable[[pa.ChunkedArray, str], pa.ChunkedArray | pa.Array | MissingEvidence],
-) -> RowColumn | MissingEvidence:
-    """Write what becomes of a column of the file, unless something in it cannot be converted."""
-    problems: list[MissingEvidence] = []
-
-    def batches() -> Iterator[pa.ChunkedArray | pa.Array]:
-        for table in iter_tables(file, [name]):
-            values = convert(table[name], name)
-            if isinstance(values, MissingEvidence):
-                problems.append(values)
-                return
-            yield values
-
-    column = write_column(target, type_, batches())
-    return problems[0] if problems else column
 
 
 def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:
@@ -232,77 +251,202 @@ def _write_group(
 
 
 def compute_baselines(
-    table: pa.Table, train_file: Path, names: Sequence[str]
+    table: pa.Table,
+    train_file: Path,
+    names: Sequence[str],
+    prediction: PredictionType | None = None,
+    seasonal: pa.Table | None = None,
+    weight: str | None = None,
 ) -> dict[str, NDArray[np.float64] | MissingEvidence]:
-    """Return, for each name, the predictions (n,) of a trivial model for the rows of `table`.
+    """Return, for each name, the predictions of a trivial model for the rows of `table`.
 
-    `prior` predicts the mean label of the Parquet file `train_file`. Any other name is a column that is taken as the
+    `prior` predicts what `_training_prior` returns of the Parquet file `train_file`; of a forecast the seasonal naive
+    forecast, of a table with as many rows, where there is one. Any other name is a column that is taken as the
     prediction, and the prior where it is missing.
     """
     if not names:
         return {}
-    prior = _training_prior(train_file)
-    return {name: _compute_baseline(table, name, prior) for name in names}
+    prior = _training_prior(train_file, prediction, weight)
+    naive = seasonal[NAIVE_COLUMN] if seasonal is not None else None
+    return {name: _compute_baseline(table, name, prior, prediction, naive) for name in names}
 
 
 def write_baselines(
-    file: Path, train_file: Path, names: Sequence[str], folder: Path
+    file: Path,
+    train_file: Path,
+    names: Sequence[str],
+    folder: Path,
+    prediction: PredictionType | None = None,
+    seasonal: Path | None = None,
+    weight: str | None = None,
 ) -> dict[str, RowColumn | MissingEvidence]:
     """Write what `compute_baselines` returns, for the rows of a Parquet file, into files of a folder."""
     if not names:
         return {}
-    prior, columns = _training_prior(train_file), pq.read_schema(file).names
+    prior, columns = _training_prior(train_file, prediction, weight), pq.read_schema(file).names
     return {
         name: _baseline_problem(columns, name, prior)
-        or _write_column(
+        or write_converted_column(
             folder / f"baseline-{n}.parquet",
-            pa.float64(),
+            predictions_type(len(prediction.outputs) if prediction else 0),
             file,
-            columns[0] if name == _PRIOR else name,  # any column has as many rows as the prior
-            partial(_to_baseline, prior=prior or 0.0, is_prior=name == _PRIOR),
+            columns[0] if name == PRIOR_BASELINE else name,  # any column has as many rows as the prior
+            _baseline_converter(prior, prediction, seasonal, is_prior=name == PRIOR_BASELINE),
         )
         for n, name in enumerate(names)
     }
 
 
-def _training_prior(train_file: Path) -> float | None:
-    """Return the mean label; None if there are no labels."""
-    total, count = 0.0, 0
-    for table in iter_tables(train_file, ["label"]):
+def _baseline_converter(
+    prior: Any, prediction: PredictionType | None, seasonal: Path | None, *, is_prior: bool
+) -> Callable[[pa.ChunkedArray, str], pa.Array | MissingEvidence]:
+    """Return what makes predictions of batches of a column, which come in order."""
+    naive = iter_tables(seasonal, [NAIVE_COLUMN]) if seasonal else None
+
+    def convert(column: pa.ChunkedArray, name: str) -> pa.Array | MissingEvidence:
+        priors = _row_priors(prior, len(column), next(naive)[NAIVE_COLUMN] if naive else None)
+        return _to_baseline(column, name, priors=priors, prediction=prediction, is_prior=is_prior)
+
+    return convert
+
+
+def _row_priors(prior: Any, rows: int, naive: pa.ChunkedArray | None) -> NDArray[np.float64]:
+    """Return the trivial model's prediction of each row, (n,) or (n, outputs): `prior`, or the naive one."""
+    priors: NDArray[np.float64] = np.broadcast_to(prior, (rows, *np.shape(prior)))
+    if naive is None:
+        return priors
+    values = read_numbers(naive)
+    return np.where(np.isnan(values), priors, values)
+
+
+_Prior = float | NDArray[np.float64] | MissingEvidence | None
+
+
+def _training_prior(train_file: Path, prediction: PredictionType | None, weight: str | None = None) -> _Prior:
+    """Return the mean label, the share of each class, or the quantiles of the labels; None if there are no labels.
+
+    Each row counts as often as the column `weight` says. Quantiles of more labels than `_QUANTILE_ROWS` are those of an
+    even sample; with weights, they are labels: the first whose weight and that of all below reach the quantile.
+    """
+    if prediction and prediction.classes:
+        return _class_shares(train_file, prediction, weight)
+    if prediction and prediction.quantiles:
+        return _label_quantiles(train_file, prediction, weight)
+    if prediction and prediction.kind == "ranking":
+        return float(np.finfo(np.float64).min)  # what has no value ranks last
+    total, count = 0.0, 0.0
+    for table in iter_tables(train_file, _label_columns(weight)):
         label = table["label"].cast(pa.float64())
-        count += len(label) - label.null_count
-        total += pc.sum(label).as_py() or 0.0
+        if weight:
+            values, weights = label.to_numpy(), _row_weights(table, weight)
+            is_known = ~np.isnan(values)
+            count += float(weights[is_known].sum())
+            total += float((values * weights)[is_known].sum())
+        else:
+            count += len(label) - label.null_count
+            total += pc.sum(label).as_py() or 0.0
     return total / count if count else None
 
 
-def _compute_baseline(table: pa.Table, name: str, prior: float | None) -> NDArray[np.float64] | MissingEvidence:
+def _label_columns(weight: str | None) -> list[str]:
+    return ["label", weight] if weight else ["label"]
+
+
+def _row_weights(table: pa.Table, weight: str | None) -> NDArray[np.float64]:
+    """Return the weights (n,) of training rows, which were checked when the training set was built; or 1 for each."""
+    if weight is None:
+        return np.ones(table.num_rows)
+    weights: NDArray[np.float64] = table[weight].cast(pa.float64()).to_numpy()
+    return weights
+
+
+def _class_shares(train_file: Path, prediction: PredictionType, weight: str | None) -> _Prior:
+    counts = np.zeros(len(prediction.classes))
+    for labels in iter_tables(train_file, _label_columns(weight)):
+        table = labels.filter(labels["label"].is_valid())
+        weights = _row_weights(table, weight)
+        numbers = class_numbers(table["label"], prediction)
+        if isinstance(numbers, MissingEvidence):
+            return MissingEvidence(f"of the training rows {numbers.problem}")
+        counts += np.bincount(numbers.to_numpy().astype(np.intp), weights, minlength=counts.size)
+    return counts / counts.sum() if counts.any() else None
+
+
+def _label_quantiles(train_file: Path, prediction: PredictionType, weight: str | None) -> _Prior:
+    stride = max(-(-pq.read_metadata(train_file).num_rows // _QUANTILE_ROWS), 1)
+    first, sample, sampled_weights = 0, [np.empty(0)], [np.empty(0)]
+    for table in iter_tables(train_file, _label_columns(weight)):
+        weights = _row_weights(table, weight)
+        label = table["label"].cast(pa.float64()).to_numpy()
+        sample.append(label[-first % stride :: stride].copy())
+        sampled_weights.append(weights[-first % stride :: stride].copy())
+        first += label.size
+    labels, weights = np.concatenate(sample), np.concatenate(sampled_weights)
+    is_known = ~np.isnan(labels)
+    labels, weights = labels[is_known], weights[is_known]
+    if weight:
+        # numpy has weights for this method only.
+        return (
+            np.quantile(labels, prediction.quantiles, weights=weights, method="inverted_cdf") if weights.any() else None
+        )
+    return np.quantile(labels, prediction.quantiles) if labels.size else None
+
+
+def _compute_baseline(
+    table: pa.Table, name: str, prior: _Prior, prediction: PredictionType | None, naive: pa.ChunkedArray | None
+) -> NDArray[np.float64] | MissingEvidence:
     if problem := _baseline_problem(table.column_names, name, prior):
         return problem
-    assert prior is not None  # a problem
-    if name == _PRIOR:
-        return np.full(table.num_rows, prior)
-    column = _to_baseline(table[name], name, prior=prior)
-    return column if isinstance(column, MissingEvidence) else column.to_numpy()
+    column = table[table.column_names[0] if name == PRIOR_BASELINE else name]
+    priors = _row_priors(prior, len(column), naive)
+    baseline = _to_baseline(column, name, priors=priors, prediction=prediction, is_prior=name == PRIOR_BASELINE)
+    return baseline if isinstance(baseline, MissingEvidence) else read_numbers(baseline)
 
 
-def _baseline_problem(columns: Sequence[str], name: str, prior: float | None) -> MissingEvidence | None:
+def _baseline_problem(columns: Sequence[str], name: str, prior: _Prior) -> MissingEvidence | None:
+    if isinstance(prior, MissingEvidence):
+        return MissingEvidence(f"the {name} baseline has no prior: {prior.problem}")
     if prior is None:
         return MissingEvidence(f"the {name} baseline has no prior: there are no training rows")
-    if name == _PRIOR or name in columns:
+    if name == PRIOR_BASELINE or name in columns:
         return None
     return MissingEvidence(f"the baseline {name!r} is no column of the holdout; {_describe(columns)}")
 
 
 def _to_baseline(
-    column: pa.ChunkedArray, name: str, *, prior: float, is_prior: bool = False
+    column: pa.ChunkedArray,
+    name: str,
+    *,
+    priors: NDArray[np.float64],
+    prediction: PredictionType | None,
+    is_prior: bool,
 ) -> pa.Array | MissingEvidence:
+    """Return the predictions for the rows of a column, of which `priors` are those of the trivial model."""
     if is_prior:
-        return pa.array(np.full(len(column), prior))
+        return predictions_array(np.ascontiguousarray(priors))
+    if prediction and prediction.classes:
+        return _certain_classes(column, name, priors, prediction)
     try:
         values = column.cast(pa.float64()).to_numpy()
     except pa.ArrowException:
         return MissingEvidence(f"the baseline {name!r} is a column of {column.type}, which predicts nothing")
-    return pa.array(np.where(np.isnan(values), prior, values))
+    if priors.ndim == 2:
+        values = values[:, None]
+    return predictions_array(np.where(np.isnan(values), priors, values))
+
+
+def _certain_classes(
+    column: pa.ChunkedArray, name: str, priors: NDArray[np.float64], prediction: PredictionType
+) -> pa.Array | MissingEvidence:
+    """Return a probability of 1 for the class that the column names, and the priors where it is null."""
+    numbers = class_numbers(column.drop_null(), prediction)
+    if isinstance(numbers, MissingEvidence):
+        return MissingEvidence(f"the baseline {name!r} predicts no class: its {numbers.problem}")
+    predictions = np.array(priors)
+    rows = np.flatnonzero(column.is_valid().to_numpy())
+    predictions[rows] = 0.0
+    predictions[rows, numbers.to_numpy().astype(np.intp)] = 1.0
+    return predictions_array(predictions)
 
 
 def _describe(columns: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def recreate_inputs(
     table = holdout
     if views:
         try:
-            definitions = [_feature_view(name, inputs, features) for name, features in views.items()]
+            definitions = [view_as_learned(name, inputs, features) for name, features in views.items()]
         except KeyError as error:
             raise MissingInputsError(f"{error} is no type of Feast: the version's inputs are damaged") from None
         keys = {column for view in definitions for column in _key_columns(inputs.views[view.name]).values()}
@@ -151,10 +151,16 @@ def _key_columns(definition: ViewDefinition) -> dict[str, str]:
     return {key: definition.key_columns.get(key, key) for key in definition.keys}
 
 
-def _feature_view(name: str, inputs: ModelInputs, features: Sequence[str]) -> FeatureView:
-    """Return the view as the model learned it; it is not in Feast's registry."""
+def view_as_learned(
+    name: str, inputs: ModelInputs, features: Sequence[str], other_columns: Mapping[str, str] | None = None
+) -> FeatureView:
+    """Return the view as the model learned it, also with other columns of its table; it is not in Feast's registry.
+
+    `other_columns` has their types of Feast.
+    """
     definition = inputs.views[name]
     types = {**definition.keys, **{feature: definition.features[feature] for feature in features}}
+    types |= other_columns or {}
     keys = [Entity(name=key, join_keys=[key], value_type=ValueType[type_]) for key, type_ in definition.keys.items()]
     view = FeatureView(
         name=name,

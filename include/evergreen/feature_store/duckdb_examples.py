@@ -62,19 +62,21 @@ class DuckDBExamples(Examples):
         rows = [(number, period, calendar.date_of(period)) for number, period in enumerate(files)]
         con.execute("CREATE TABLE periods (number INTEGER, period VARCHAR, day DATE)")
         con.executemany("INSERT INTO periods VALUES (?, ?, ?)", rows)
-        columns = [f"{quote_name(name)} AS column_{number}" for number, name in enumerate(schema.names)]
+        columns = [f"file_rows.{quote_name(name)} AS column_{number}" for number, name in enumerate(schema.names)]
         paths = ", ".join(quote_text(glob.escape(str(file))) for file in files.values())
         options = "hive_partitioning = false" + (", union_by_name = true" if len(set(schemas.values())) > 1 else "")
         con.execute(
-            f"CREATE VIEW spine AS SELECT {', '.join(columns)}, day, period, {', '.join(POSITION_COLUMNS)} "
-            f"FROM read_parquet([{paths}], {options}) JOIN periods ON number = file_index"
+            "CREATE VIEW spine AS "
+            f"SELECT {', '.join(columns)}, periods.day, periods.period, {', '.join(POSITION_COLUMNS)} "
+            f"FROM read_parquet([{paths}], {options}) AS file_rows JOIN periods ON periods.number = file_index"
         )
         return examples
 
-    def count_labels(self, known_before: datetime) -> list[LabelCount]:
+    def count_labels(self, known_before: datetime, made_from: datetime | None = None) -> list[LabelCount]:
+        condition = f"WHERE {self._is_made_from(made_from)} " if made_from else ""
         query = (
             f"SELECT period, any_value(day), count(*), count(*) FILTER ({self._is_label_known(known_before)}) "
-            "FROM spine GROUP BY period ORDER BY period"
+            f"FROM spine {condition}GROUP BY period ORDER BY period"
         )
         return [LabelCount(*row) for row in self._con.sql(query).fetchall()]
 
@@ -119,7 +121,13 @@ class DuckDBExamples(Examples):
         condition = f"period >= {quote_text(selection.period_from)} AND period < {quote_text(selection.period_before)}"
         if selection.known_before:
             condition += f" AND {self._is_label_known(selection.known_before)}"
+        if selection.made_from:
+            condition += f" AND {self._is_made_from(selection.made_from)}"
         return f"({condition})"
+
+    def _is_made_from(self, instant: datetime) -> str:
+        made_at = f"CAST({self._columns['event_timestamp']} AS TIMESTAMPTZ)"
+        return f"coalesce({made_at} >= TIMESTAMPTZ {quote_text(instant.isoformat())}, false)"
 
     def _is_label_known(self, instant: datetime) -> str:
         label, known_at = (self._columns[name] for name in LABEL_COLUMNS)

@@ -50,6 +50,8 @@ class Selection:
     """Exclusive."""
     known_before: datetime | None = None
     """None: all examples, and without the columns of their label."""
+    made_from: datetime | None = None
+    """None: of predictions whenever they were made; else only of those made at this instant or later."""
 
 
 class Examples(ABC):
@@ -72,8 +74,11 @@ class Examples(ABC):
         return self._schema
 
     @abstractmethod
-    def count_labels(self, known_before: datetime) -> list[LabelCount]:
-        """Return the number of examples, and of those whose label was known, of each period that has any, in order."""
+    def count_labels(self, known_before: datetime, made_from: datetime | None = None) -> list[LabelCount]:
+        """Return the number of examples, and of those whose label was known, of each period that has any, in order.
+
+        With `made_from`, only examples of predictions that were made at this instant or later count.
+        """
 
     @abstractmethod
     def select(self, selections: Mapping[str, Selection]) -> int:

@@ -5,6 +5,7 @@ Importing this module loads no engine.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from evergreen.lake import datasets
 from evergreen.spec import Frozen, Name
+from evergreen.spec.prediction_type import PredictionType
 from evergreen.storage import FileName
 
 
@@ -37,9 +39,14 @@ class ModelInputs(Frozen):
     feature_model: Name
     columns: tuple[tuple[str, str], ...] = Field(description="name and Arrow type, in the model's order")
     views: Mapping[str, ViewDefinition] = Field(description="by the first part of the names `view__feature`")
+    prediction: PredictionType | None = Field(
+        None, exclude_if=operator.not_, description="what it predicts; None: a single number"
+    )
 
     @classmethod
-    def from_training_set(cls, training_set: datasets.Manifest, columns: Sequence[str]) -> Self:
+    def from_training_set(
+        cls, training_set: datasets.Manifest, columns: Sequence[str], prediction: PredictionType | None = None
+    ) -> Self:
         """Return these columns as the model that learns from `training_set` knows them."""
         definitions = training_set.inputs["definitions"]
         schema = training_set.files["train"].schema or {}
@@ -47,6 +54,7 @@ class ModelInputs(Frozen):
             feature_model=training_set.inputs["feature_model"],
             columns=tuple((name, schema.get(name, "none")) for name in columns),
             views=definitions,
+            prediction=prediction,
         )
         used = {feature[0] for name in columns if (feature := inputs.find_feature(name))}
         return inputs.model_copy(update={"views": {name: inputs.views[name] for name in sorted(used)}})
@@ -62,6 +70,14 @@ class ModelInputs(Frozen):
             if feature != column and feature in definition.features:
                 return view, feature
         return None
+
+    def prediction_problem(self, declared: PredictionType | None) -> str | None:
+        """Return why its predictions are not `declared`, or None. All kinds with a single number are alike."""
+        types = [item if item and item.outputs else None for item in (self.prediction, declared)]
+        if types[0] == types[1]:
+            return None
+        texts = (item.describe_outputs() if item else "one number" for item in types)
+        return "it predicts {}, and the spec declares {}".format(*texts)
 
     def changed_columns(self, training_set: datasets.Manifest) -> list[str]:
         """Return the columns that `training_set` lacks, or has in another type or by another definition."""

@@ -632,7 +632,7 @@ class SourceFiles:
     ) -> SourceFiles:
         if published := cls.find_published(source, config, read_manifests):
             return published
-        literal = quote_text(_source_path(source, config))
+        literal = quote_text(source_path(source, config))
         names = con.sql(
             f"FROM parquet_file_metadata({literal}) SELECT DISTINCT file_name ORDER BY file_name"
         ).fetchall()
@@ -647,7 +647,7 @@ class SourceFiles:
         cls, source: DataSource, config: RepoConfig, read_manifests: Callable[[Dataset], list[Manifest]]
     ) -> SourceFiles | None:
         """Return the published files of a source, oldest partition first; None if it is not in the lake."""
-        published = published_files(_source_path(source, config), read_manifests)
+        published = published_files(source_path(source, config), read_manifests)
         if published is None:
             return None
         # The names of published folders are not data: day=… must not replace a column `day`.
@@ -700,7 +700,12 @@ class SourceFiles:
         return {schema[column]: file for file, schema in self.schemas.items() if column in schema}
 
 
-def _source_path(source: DataSource, config: RepoConfig) -> str:
+def source_path(source: DataSource, config: RepoConfig) -> str:
+    """Return the path or URI of a source.
+
+    Raises:
+        RetrievalError: it is no file of Parquet.
+    """
     if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
         fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
         raise RetrievalError("AsofOfflineStore", [fault])

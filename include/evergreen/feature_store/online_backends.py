@@ -49,14 +49,14 @@ class SqliteBackend:
     def prepare_markers(self) -> None:
         """Allow markers to be written, until the store is emptied."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._connect() as con:
+        with self.connect() as con:
             con.execute(f"CREATE TABLE IF NOT EXISTS {_MARKER_TABLE} (name TEXT PRIMARY KEY, marker TEXT)")
 
     def read_marker(self, name: str) -> str | None:
         """Return the last marker written under `name`; None if there is none, also because the store was emptied."""
         if not self._file.exists():  # connecting would create it
             return None
-        with self._connect() as con:
+        with self.connect() as con:
             if not con.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [_MARKER_TABLE]).fetchone():
                 return None
             row = con.execute(f"SELECT marker FROM {_MARKER_TABLE} WHERE name = ?", [name]).fetchone()  # noqa: S608
@@ -69,7 +69,7 @@ class SqliteBackend:
             OnlineStoreResetError: the store was emptied since `prepare_markers`; the values may be gone too.
         """
         try:
-            with self._connect() as con:
+            with self.connect() as con:
                 con.execute(f"INSERT OR REPLACE INTO {_MARKER_TABLE} VALUES (?, ?)", [name, marker])  # noqa: S608
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
@@ -77,7 +77,8 @@ class SqliteBackend:
             raise OnlineStoreResetError(_RESET_MESSAGE.format(self._file)) from None
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for one transaction; other writers are waited for."""
         with closing(sqlite3.connect(self._file, timeout=_SQLITE_TIMEOUT_S)) as con, con:
             yield con
 

@@ -14,7 +14,7 @@ fingerprint as a marker; a store that was emptied or restored from a backup does
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -31,10 +32,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from pydantic import Field
 
 from evergreen.errors import Fault, FeatureError, SpecError
+from evergreen.feature_store.online_writes import DistinctValues, OnlineRows, write_online_rows
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
 from evergreen.feature_store.retrieval import read_table_in_batches, restrict_partitions
 from evergreen.features.inputs import published_manifests, published_periods
-from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
+from evergreen.features.types import SUPPORTED_TYPES, FeatureType, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen
@@ -133,7 +135,8 @@ def _materialize_until(
 def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> None:
     """Write the newest value of each key from `start` to `end`.
 
-    As `FeatureStore.materialize` does, whose values pass through pandas: there, a nullable integer is a float.
+    As `FeatureStore.materialize` does, whose values pass through pandas: there, a nullable integer is a float. Values
+    are encoded by column and not by row.
 
     Raises:
         FeatureError: published values are not of the types that Feast declares; nothing of the view was written.
@@ -170,19 +173,9 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
             table = table.filter(pc.field(name).is_valid())
         if not table.num_rows:
             continue
-        values = {name: _to_messages(table[name], column.online) for name, column in columns.items()}
-        key_columns = [values[name] for name in keys] or [[Value(string_val=DUMMY_ENTITY_VAL)] * table.num_rows]
-        names = list(keys) or [DUMMY_ENTITY_ID]
-        rows: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
-            (EntityKey(join_keys=names, entity_values=key), dict(zip(features, row, strict=True)), timestamp, None)
-            for key, row, timestamp in zip(
-                zip(*key_columns, strict=True),
-                zip(*(values[name] for name in features), strict=True),
-                table[source.timestamp_field].to_pylist(),
-                strict=True,
-            )
-        ]
-        provider.online_write_batch(store.config, view, rows, progress=None)
+        values = {name: _distinct_values(table[name], columns[name].online) for name in features}
+        timestamps = table[source.timestamp_field].to_pylist()
+        write_online_rows(store, view, OnlineRows(_encode_keys(table, keys, columns), timestamps, values))
 
 
 def _read_batches(job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
@@ -191,7 +184,24 @@ def _read_batches(job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
         yield table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
 
 
-def _to_messages(column: pa.ChunkedArray, field: str) -> list[Value]:
+def _encode_keys(table: pa.Table, keys: Iterable[str], types: Mapping[str, FeatureType]) -> list[bytes]:
+    """Return the key of each row as Feast's stores have it. A view without keys has one for all rows."""
+    columns = {name: _to_messages(table[name], types[name].online) for name in keys}
+    if not columns:
+        columns = {DUMMY_ENTITY_ID: [Value(string_val=DUMMY_ENTITY_VAL)] * table.num_rows}
+    names = list(columns)
+    return [
+        serialize_entity_key(EntityKey(join_keys=names, entity_values=key))
+        for key in zip(*columns.values(), strict=True)
+    ]
+
+
+def _distinct_values(column: pa.ChunkedArray, field: str) -> DistinctValues:
+    coded = column.combine_chunks().dictionary_encode("encode")
+    return DistinctValues(_to_messages(coded.dictionary, field), coded.indices.to_pylist())
+
+
+def _to_messages(column: pa.Array | pa.ChunkedArray, field: str) -> list[Value]:
     """Return Feast's messages of a column. As a missing value, NaN is one without content."""
     return [Value() if value is None or value != value else Value(**{field: value}) for value in column.to_pylist()]
 

@@ -17,6 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import evergreen.feature_store.feast_import  # noqa: F401 - before Feast
+
+# isort: split
 from feast import FeatureService, FeatureStore, FileSource
 from feast.base_feature_view import BaseFeatureView
 from feast.data_format import ParquetFormat

@@ -1,7 +1,8 @@
 """The examples of a training set, joined by Spark: the same rows, in the same order, as DuckDB joins.
 
 Spark reads the published files, joins them, and writes rows in order to files that the task then reads in batches. So
-nothing is collected, and neither rows of examples nor of features pass through the task before they are joined.
+nothing is collected, and neither rows of examples nor of features pass through the task before they are joined. Files
+of a lake in an object store are read in place, unless Spark sees the files of the task (`evergreen.lake.exchange`).
 
 Of each key, examples and rows of a view are sorted together, and an example gets the last row before it: one shuffle
 and one pass, whatever the number of rows of a key. Spark's own ASOF join compares each example with all rows of its key
@@ -40,7 +41,8 @@ from pyspark.sql.types import (
     StructType,
 )
 
-from evergreen.errors import Fault, SpecError, first_line
+from evergreen import object_store
+from evergreen.errors import DatasetError, Fault, SpecError, first_line
 from evergreen.feature_store.examples import (
     LABEL_COLUMNS,
     Examples,
@@ -56,13 +58,17 @@ from evergreen.feature_store.offline_store import (
     SourceFiles,
     ViewRequest,
     check_request,
+    source_path,
 )
 from evergreen.feature_store.retrieval import visible_manifests
-from evergreen.features.spark import REQUIRED_CONF, spark_session
+from evergreen.features.spark import REQUIRED_CONF, explain_missing_client, spark_session, write_parquet
 from evergreen.ingest.frames import text_as_strings
 from evergreen.ingest.row_groups import ROW_GROUP_ROWS
-from evergreen.lake.datasets import PERIOD_COLUMN
+from evergreen.lake.datasets import PERIOD_COLUMN, Dataset, Manifest, find_published_table
+from evergreen.lake.exchange import JobExchange
 from evergreen.periods import Calendar
+from evergreen.settings import settings
+from evergreen.storage import UPath
 
 # Settings that rows depend on, beside those of every session. A server may have others: to skip a file that is gone,
 # for example, would be to lose features without a word.
@@ -85,9 +91,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GLOB_CHARACTER = re.compile(r"[\\*?\[\]{}]")
 _RETRIEVAL = "Retrieval of historical features"
 _OTHER_ENGINE = "set EVERGREEN_TRAINING_SET_ENGINE=duckdb"
-_MISSING_FILE = ("PATH_NOT_FOUND", "FAILED_READ_FILE.FILE_NOT_EXIST")
+_MISSING_FILE = ("PATH_NOT_FOUND", "FAILED_READ_FILE.FILE_NOT_EXIST", "AccessDeniedException")
 _SHARE_LAKE = "let Spark and this task see the lake under the same path"
-_PART_NUMBER = re.compile(r"part-(\d+)-")
+_GRANT_LAKE = "give Spark the right to read features/ of the lake, and to read and write the exchange"
+_ROWS = "rows"
+_PART_NUMBER = re.compile(rf"{_ROWS}/part-(\d+)-.*")
+_FOOTER_LENGTH_BYTES = 8
 
 
 @contextmanager
@@ -105,20 +114,57 @@ def open_join_session() -> Iterator[SparkSession]:
         try:
             yield private
         except (PySparkException, Py4JJavaError) as error:  # a failure of a task that PySpark has no class for
-            if not any(condition in str(error) for condition in _MISSING_FILE):
+            fault = explain_missing_client(error)
+            if any(condition in str(error) for condition in _MISSING_FILE):
+                fault = Fault("Spark", first_line(error), _fix_for_missing_files())
+            if not fault:
                 raise
-            raise RetrievalError(_RETRIEVAL, [Fault("Spark", first_line(error), _SHARE_LAKE)]) from error
+            raise RetrievalError(_RETRIEVAL, [fault]) from error
+
+
+class SparkFile(NamedTuple):
+    """A published Parquet file: where Spark reads it, where this process does, its types by column, and its rows."""
+
+    uri: str
+    path: UPath | Path
+    types: Mapping[str, str]
+    rows: int
+
+    def read_schema(self) -> pa.Schema:
+        """Return the types as Arrow's, from the file's footer.
+
+        Raises:
+            DatasetError: they are others.
+        """
+        schema = pq.read_schema(self.path) if isinstance(self.path, Path) else _read_remote_schema(self.path)
+        if {field.name: str(field.type) for field in schema} != self.types:
+            raise DatasetError(
+                f"{self.path} does not have the columns that its manifest names: find out who can write to the lake, "
+                "and build its partition again"
+            )
+        return schema
+
+
+def provide_files(exchange: JobExchange, dataset: Dataset, name: str, manifests: Sequence[Manifest]) -> list[SparkFile]:
+    """Return the files `name` of published partitions, for Spark to read."""
+    files = []
+    for manifest in manifests:
+        entry, uri = manifest.files[name], exchange.provide_published(dataset, manifest, name)
+        path = dataset.published_path(manifest, name)
+        is_copied = not isinstance(path, Path) and uri.startswith("/")
+        files.append(SparkFile(uri, Path(uri) if is_copied else path, entry.schema or {}, entry.rows or 0))
+    return files
 
 
 class SparkExamples(Examples):
     """Examples in Spark; see `Examples`.
 
-    `scratch` is a folder that is to be made, and removed by the caller, where Spark and this process read and write.
+    `exchange` is where Spark and this process read and write, for these examples alone.
     """
 
-    def __init__(self, session: SparkSession, schema: pa.Schema, spine: DataFrame, rows: int, scratch: Path):
+    def __init__(self, session: SparkSession, schema: pa.Schema, spine: DataFrame, rows: int, exchange: JobExchange):
         super().__init__(schema)
-        self._session, self._spine, self._spine_rows, self._scratch = session, spine, rows, scratch
+        self._session, self._spine, self._spine_rows, self._exchange = session, spine, rows, exchange
         self._examples = spine
         self._selected = _Selected(0, None, None)
         self._file_types: list[pa.DataType] = []  # of the features of each view with files
@@ -130,24 +176,26 @@ class SparkExamples(Examples):
         model: str,
         spine: str,
         label: str,
-        files: Mapping[str, Path],
+        files: Mapping[str, SparkFile],
         calendar: Calendar,
-        scratch: Path,
+        exchange: JobExchange,
     ) -> Self:
         """Return all examples in these files of the table `spine`, by period, with `label` named `label`.
 
         Raises:
             SpecError: columns have types that do not fit together, or that Spark does not read.
         """
-        footers = {period: pq.read_metadata(file) for period, file in files.items()}
-        schemas = {period: footer.schema.to_arrow_schema() for period, footer in footers.items()}
-        schema = unify_spine(model, spine, schemas)
-        rows = sum(footer.num_rows for footer in footers.values())
+        schemas: dict[frozenset[tuple[str, str]], pa.Schema] = {}
+        for file in files.values():  # the first one, whose columns are in the order that DuckDB takes
+            types = frozenset(file.types.items())
+            schemas[types] = schemas.get(types) or file.read_schema()
+        by_period = {period: schemas[frozenset(file.types.items())] for period, file in files.items()}
+        schema = unify_spine(model, spine, by_period)
+        rows = sum(file.rows for file in files.values())
         partitions = max(int(session.conf.get("spark.sql.shuffle.partitions") or 1), rows // _ROWS_PER_PARTITION + 1)
         session.conf.set("spark.sql.shuffle.partitions", str(partitions))
-        types = [{field.name: str(field.type) for field in file_schema} for file_schema in schemas.values()]
         try:
-            frame, _ = _read_files(session, list(files.values()), types, schema.names)
+            frame, _ = _read_files(session, list(files.values()), schema.names)
             schema = rename_label(schema, label)
             _check_instants({name: schema.field(name).type for name in ("event_timestamp", "label_known_at")})
         except _UnreadableTypeError as error:
@@ -161,10 +209,11 @@ class SparkExamples(Examples):
         frame = frame.join(F.broadcast(periods), "number").drop("number")
         event_timestamp = f"column_{schema.get_field_index('event_timestamp')}"
         frame = frame.withColumn("entity_us", _microseconds(event_timestamp))
-        return cls(session, schema, frame, rows, scratch)
+        return cls(session, schema, frame, rows, exchange)
 
-    def count_labels(self, known_before: datetime) -> list[LabelCount]:
-        rows = self._spine.groupBy("period", "day").agg(
+    def count_labels(self, known_before: datetime, made_from: datetime | None = None) -> list[LabelCount]:
+        spine = self._spine.where(self._is_made_from(made_from)) if made_from else self._spine
+        rows = spine.groupBy("period", "day").agg(
             F.count(F.lit(1)).alias("rows"), F.count_if(self._is_label_known(known_before)).alias("labelled")
         )
         return sorted(LabelCount(row.period, row.day, row.rows, row.labelled) for row in rows.collect())
@@ -190,30 +239,31 @@ class SparkExamples(Examples):
         check_request(self._columns, requests, ())
         joined, read_manifests = self._examples, cache(visible_manifests)
         for number, request in enumerate(requests):
-            files = SourceFiles.find_published(request.source, config, read_manifests)
-            if files is None:
+            table = find_published_table(source_path(request.source, config), read_manifests)
+            if table is None:
                 fault = Fault(f"source {request.source.name}", "is not published in the lake", _OTHER_ENGINE)
                 raise RetrievalError(_RETRIEVAL, [fault])
-            if files.schemas:
+            if files := provide_files(self._exchange, table.dataset, table.name, table.manifests):
                 view = self._read_view(request, files)
                 joined = _join_view(view, joined, f"view_{number}")
                 self._file_types += view.types
-            self._views.append(JoinedView.from_request(request, bool(files.schemas)))
+            self._views.append(JoinedView.from_request(request, bool(files)))
         nothing = [field.name for field in joined.schema if isinstance(field.dataType, NullType)]
-        joined = joined.withColumns({name: F.lit(None).cast("boolean") for name in nothing})  # as Parquet has no void
-        joined.orderBy(F.col("entity_us").asc_nulls_last(), "place").write.parquet(str(self._scratch))
+        if nothing:  # Spark Connect refuses to add no columns
+            joined = joined.withColumns({name: F.lit(None).cast("boolean") for name in nothing})  # Parquet has no void
+        write_parquet(joined.orderBy(F.col("entity_us").asc_nulls_last(), "place"), self._exchange.uri(_ROWS), ())
 
-    def _read_view(self, request: ViewRequest, files: SourceFiles) -> _View:
+    def _read_view(self, request: ViewRequest, files: Sequence[SparkFile]) -> _View:
         """Return the rows of a view that some example can reach: key_0, …, feature_0, …, and what ranks them."""
-        raw = request.raw_names(files.columns)
+        source = SourceFiles({str(file.path): file.types for file in files})
+        raw = request.raw_names(source.columns)
         names = list(dict.fromkeys(raw.values()))
         values = [raw[name] for name in (*request.keys, *request.features)]
-        files.check_columns(request.name, values, [name for name in names if name not in values])
+        source.check_columns(request.name, values, [name for name in names if name not in values])
         instants = [request.source.timestamp_field, request.source.created_timestamp_column]
         event, *created = [raw[name] for name in instants if name]
         try:
-            paths = [Path(file) for file in files.schemas]
-            frame, schema = _read_files(self._session, paths, list(files.schemas.values()), names)
+            frame, schema = _read_files(self._session, files, names)
             _check_instants({name: schema.field(name).type for name in (event, *created)})
         except _UnreadableTypeError as error:
             problem = f"has type {error.dtype}, which Spark does not read"
@@ -268,7 +318,7 @@ class SparkExamples(Examples):
             names += [f"view_{number}_{i}" for i in range(len(view.features))] if view.is_published else []
         order = _OrderCheck()
         first_feature = len(self._selections) + len(self._columns)
-        for batch in _read_parts(self._scratch, [*names, "entity_us", "place"]):
+        for batch in _read_parts(self._exchange, [*names, "entity_us", "place"]):
             order.add(batch["entity_us"], batch["place"])
             columns = [batch[name] for name in names]
             for number, dtype in enumerate(self._file_types, first_feature):
@@ -282,7 +332,12 @@ class SparkExamples(Examples):
         condition = (period >= F.lit(selection.period_from)) & (period < F.lit(selection.period_before))
         if selection.known_before:
             condition &= self._is_label_known(selection.known_before)
+        if selection.made_from:
+            condition &= self._is_made_from(selection.made_from)
         return condition
+
+    def _is_made_from(self, instant: datetime) -> Column:
+        return F.coalesce(F.col("entity_us") >= F.lit(_to_microseconds(instant)), F.lit(False))
 
     def _is_label_known(self, instant: datetime) -> Column:
         label, known_at = (self._columns[name] for name in LABEL_COLUMNS)
@@ -353,30 +408,28 @@ class _UnreadableTypeError(Exception):
         self.column, self.dtype = column, dtype
 
 
-def _read_files(
-    session: SparkSession, files: Sequence[Path], types: Sequence[Mapping[str, str]], names: Sequence[str]
-) -> tuple[DataFrame, pa.Schema]:
+def _read_files(session: SparkSession, files: Sequence[SparkFile], names: Sequence[str]) -> tuple[DataFrame, pa.Schema]:
     """Return columns of Parquet files as column_0, …, with each row's `place`, and the Arrow types that they have.
 
-    `types` are those of each file, which has all of the columns. A column that has several gets one that holds all of
-    their values. The place is the number of the file × `_FILE_STRIDE`, and that of the row in it.
+    Each file has all of the columns. A column that has several types gets one that holds all of their values. The place
+    is the number of the file × `_FILE_STRIDE`, and that of the row in it.
 
     Raises:
         _UnreadableTypeError: Spark does not read a column as it is.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
-    for number, file_types in enumerate(types):
-        groups.setdefault(tuple(file_types[name] for name in names), []).append(number)
+    for number, file in enumerate(files):
+        groups.setdefault(tuple(file.types[name] for name in names), []).append(number)
     schemas = []
     for numbers in groups.values():
-        schema = pq.read_schema(files[numbers[0]])
+        schema = files[numbers[0]].read_schema()
         schemas.append(pa.schema([schema.field(name) for name in names]).remove_metadata())
     schema = text_as_strings(pa.unify_schemas(schemas, promote_options="permissive").empty_table()).schema
     frames = []
     for file_schema, numbers in zip(schemas, groups.values(), strict=True):
         present = [field for field in file_schema if not pa.types.is_null(field.type)]
         spark_schema = StructType([StructField(field.name, _spark_type(field)) for field in present])
-        frame = session.read.schema(spark_schema).parquet(*_paths_for_spark([files[number] for number in numbers]))
+        frame = session.read.schema(spark_schema).parquet(*_paths_for_spark([files[number].uri for number in numbers]))
         columns = []
         for i, field in enumerate(schema):
             column = F.lit(None) if pa.types.is_null(file_schema.field(i).type) else F.col(_quote(field.name))
@@ -386,7 +439,7 @@ def _read_files(
         path, row = F.col("_metadata.file_path"), F.col("_metadata.row_index")
         frame = frame.select(*columns, F.substring_index(path, "/", -2).alias("file"), row.alias("row_index"))
         numbered = session.createDataFrame(
-            [(f"{files[number].parent.name}/{files[number].name}", number) for number in numbers],
+            [("/".join(files[number].uri.split("/")[-2:]), number) for number in numbers],
             "file string, file_number long",
         )
         unknown = F.raise_error(F.concat(F.lit("Spark read a file that was not to be read: "), "file")).cast("long")
@@ -396,9 +449,9 @@ def _read_files(
     return reduce(DataFrame.unionAll, frames), schema
 
 
-def _paths_for_spark(files: Sequence[Path]) -> list[str]:
-    """Return what Spark reads files by, in which some characters stand for others."""
-    return [_GLOB_CHARACTER.sub(r"\\\g<0>", str(file)) for file in files]
+def _paths_for_spark(uris: Sequence[str]) -> list[str]:
+    """Return what Spark reads files by, each once, in which some characters stand for others."""
+    return [_GLOB_CHARACTER.sub(r"\\\g<0>", uri) for uri in dict.fromkeys(uris)]
 
 
 def _spark_type(field: pa.Field) -> DataType:
@@ -469,21 +522,22 @@ class _OrderCheck:
             self._last = int(instants[-1]), int(numbers[-1])
 
 
-def _read_parts(folder: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+def _read_parts(exchange: JobExchange, names: Sequence[str]) -> Iterator[pa.Table]:
     """Return the rows of files that Spark has written in order, in tables of few rows.
 
     Raises:
-        RetrievalError: there is no such folder here.
+        RetrievalError: there are none here.
     """
-    if not folder.is_dir():
-        raise RetrievalError(_RETRIEVAL, [Fault(str(folder), "Spark wrote it, but it is not here", _SHARE_LAKE)])
     parts = []
-    for file in folder.glob("part-*.parquet"):
-        number = _PART_NUMBER.match(file.name)
-        assert number, f"{file} is no file of Spark's"
-        parts.append((int(number[1]), file.name, file))
-    for _, _, file in sorted(parts):
-        with pq.ParquetFile(file) as part:
+    for path in exchange.list_parts(_ROWS):
+        number = _PART_NUMBER.fullmatch(path)
+        assert number, f"{path} is no file of Spark's"
+        parts.append((int(number[1]), path))
+    if not parts:
+        fault = Fault(exchange.uri(_ROWS), "Spark wrote it, but it is not here", _fix_for_missing_files())
+        raise RetrievalError(_RETRIEVAL, [fault])
+    for _, path in sorted(parts):
+        with exchange.open_parts([path]) as [file], pq.ParquetFile(file) as part:
             for batch in part.iter_batches(ROW_GROUP_ROWS, columns=list(names)):
                 yield pa.Table.from_batches([batch])
 
@@ -493,6 +547,21 @@ def _as_in_files(column: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray
     if pa.types.is_null(dtype):
         return pa.chunked_array([pa.nulls(len(column))])
     return column.cast(dtype)
+
+
+def _read_remote_schema(file: UPath) -> pa.Schema:
+    """Return the types in the footer of an object, which is all of it that is read."""
+    stored = object_store.find(file)
+    if stored is None:
+        raise DatasetError(f"{file} is gone: it has expired, or was removed: clear the run from its plan task on")
+    length = object_store.get_range(file, max(0, stored.size - _FOOTER_LENGTH_BYTES), stored.size)
+    start = stored.size - _FOOTER_LENGTH_BYTES - int.from_bytes(length[:4], "little")
+    return pq.read_schema(pa.BufferReader(object_store.get_range(file, max(0, start), stored.size)))
+
+
+def _fix_for_missing_files() -> str:
+    exchange = settings().spark_exchange
+    return _SHARE_LAKE if exchange is None or isinstance(exchange, Path) else _GRANT_LAKE
 
 
 def _raise_lost_rows(place: str, expected: int, actual: int) -> NoReturn:

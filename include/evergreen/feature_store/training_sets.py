@@ -8,14 +8,13 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
 from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError, StaleFeaturesError
@@ -24,11 +23,16 @@ from evergreen.feature_store.examples import Examples, LabelCount, Selection
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.offline_store import open_scratch_database
 from evergreen.feature_store.repository import open_feature_store
+from evergreen.feature_store.republished_features import RepublishedError, read_again_if_republished
 from evergreen.feature_store.retrieval import entity_frame, read_table, restrict_partitions
+from evergreen.feature_store.row_weights import check_weights
+from evergreen.feature_store.seasonal_columns import SEASONAL_FILE
+from evergreen.feature_store.seasonal_naive import seasonal_inputs, write_seasonal_naive
 from evergreen.features.inputs import features_dataset, published_manifests, published_periods
 from evergreen.features.staleness import find_mixed_features, periods_in_reach
 from evergreen.features.types import is_model_input
 from evergreen.lake import datasets, fingerprints
+from evergreen.lake.exchange import open_exchange
 from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
@@ -75,17 +79,24 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
 
     The first three have one row per example, ordered by time: the columns of the spine and every feature of the model's
     service, named `view__feature`. `train` has examples whose label was known before the holdout began: those that a
-    model deployed then could have learned from. `holdout` has those whose label was known before `window.as_of`.
+    model deployed then could have learned from. `holdout` has those whose label was known before `window.as_of`, and
+    that were predicted when the model could have been: see `_first_prediction`.
     `recent` holds the newest requests: all examples of the newest day that has one without a known label, without the
     columns `label` and `label_known_at`. It is empty if every label was known. `label_counts` has, by day of the
-    holdout, the number of its examples (`rows`) and of those with a known label (`labelled`).
+    holdout, the number of its examples (`rows`) and of those with a known label (`labelled`). Of a forecast, there is
+    `seasonal`, too (`seasonal_naive`).
 
     Raises:
-        RawDataError: periods of the window have no published features; all are named.
+        RawDataError: periods of the window have no published features; or weights, series or horizons are no such. All
+            are named.
         StaleFeaturesError: periods of the window were made by other code, parameters or registers than its newest.
         SpecError: columns have types that do not fit together, or that a model does not take.
-        InputsChangedError: a period was republished while it was read.
+        InputsChangedError: periods were republished each time that they were read.
     """
+    return read_again_if_republished(lambda: _build_training_set(model, window))
+
+
+def _build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     inputs = _training_set_inputs(model, window)
     fingerprint = fingerprints.compute_fingerprint(inputs)
     dataset, partition = training_set_dataset(model), f"as_of={datasets.file_name_of_period(window.end)}"
@@ -93,14 +104,17 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
         log.info("training set as of %s is already published with fingerprint %.12s", window.end, fingerprint)
         return published
     periods = TrainingPeriods.from_window(model, window)
-    with _open_examples(model, window.periods, dataset) as examples:
+    with open_examples(model, window.periods, dataset) as examples:
         counts = examples.count_labels(window.as_of)
-        count = examples.select(_select_files(periods, window, counts))
+        made_from = _first_prediction(model, window.calendar, periods.holdout_start)
+        count = examples.select(_select_files(periods, window, counts, made_from))
+        if made_from:
+            counts = examples.count_labels(window.as_of, made_from)
         log.info("%s examples of %s until %s; joining features", count, window.start, window.end)
-        _join_features(model, examples, inputs)
+        join_features(model, examples, inputs)
         if _training_set_inputs(model, window) != inputs:
-            raise InputsChangedError("features were republished while the training set was read; clear this task")
-        return _publish_examples(dataset, partition, fingerprint, examples, counts, periods, inputs, window.calendar)
+            raise RepublishedError
+        return _publish_examples(model, dataset, partition, fingerprint, examples, counts, periods, inputs)
 
 
 def look_end(model: ModelSpec, window: Window, start: str) -> str:
@@ -124,25 +138,30 @@ def build_look_set(model: ModelSpec, window: Window, start: str, end: str) -> da
     Raises:
         RawDataError: periods have no published features; all are named.
         StaleFeaturesError: periods were made by other code, parameters or registers than the newest one.
-        InputsChangedError: a period was republished while it was read.
+        InputsChangedError: periods were republished each time that they were read.
     """
+    return read_again_if_republished(lambda: _build_look_set(model, window, start, end))
+
+
+def _build_look_set(model: ModelSpec, window: Window, start: str, end: str) -> datasets.Manifest:
     periods = TrainingPeriods(train_end=start, holdout_start=start, holdout_end=end)
     needed = tuple(window.calendar.periods_between(start, end))
     window = Window.from_range(start, window.end, window.run_reason, window.calendar)
-    inputs = _example_inputs(model, window, periods, needed)
+    inputs = example_inputs(model, window, periods, needed) | _kind_inputs(model, start, end)
     fingerprint = fingerprints.compute_fingerprint(inputs)
     dataset, partition = look_dataset(model), _look_partition(start, window.end)
     if published := dataset.find(partition, fingerprint):
         log.info("examples of this look are already published with fingerprint %.12s", fingerprint)
         return published
-    with _open_examples(model, needed, dataset) as examples:
-        counts = examples.count_labels(window.as_of)
-        count = examples.select({"holdout": Selection(start, end, window.as_of)})
+    with open_examples(model, needed, dataset) as examples:
+        made_from = _first_prediction(model, window.calendar, start)
+        counts = examples.count_labels(window.as_of, made_from)
+        count = examples.select({"holdout": Selection(start, end, window.as_of, made_from)})
         log.info("%s examples of %s until %s; joining features", count, start, end)
-        _join_features(model, examples, inputs)
-        if _example_inputs(model, window, periods, needed) != inputs:
-            raise InputsChangedError("features were republished while the examples were read; clear this task")
-        return _publish_examples(dataset, partition, fingerprint, examples, counts, periods, inputs, window.calendar)
+        join_features(model, examples, inputs)
+        if example_inputs(model, window, periods, needed) | _kind_inputs(model, start, end) != inputs:
+            raise RepublishedError
+        return _publish_examples(model, dataset, partition, fingerprint, examples, counts, periods, inputs)
 
 
 def _look_partition(start: str, end: str) -> str:
@@ -187,17 +206,6 @@ def model_input_columns(model: ModelSpec) -> tuple[str, ...]:
     return (*model.request_columns, *features)
 
 
-def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
-    """Return `entities` (join keys and `event_timestamp`) with the features of the model's service at these instants.
-
-    One row for each of theirs, in any order; features are named `view__feature`.
-    """
-    store = open_feature_store(model.feature_model)
-    service = store.get_feature_service(model.feature_service)
-    job = store.get_historical_features(entity_frame(entities), service, full_feature_names=True)
-    return _read_joined_rows(job, entities)
-
-
 def join_views(
     store: FeatureStore, views: Sequence[FeatureView], references: list[str], entities: pa.Table
 ) -> pa.Table:
@@ -216,14 +224,10 @@ def join_views(
         store.project,
         full_feature_names=True,
     )
-    return _read_joined_rows(job, numbered).sort_by(datasets.ROW_COLUMN)
-
-
-def _read_joined_rows(job: RetrievalJob, entities: pa.Table) -> pa.Table:
     table = read_table(job)
     if table.num_rows != entities.num_rows:
         raise AssertionError(f"the point-in-time join returned {table.num_rows} rows for {entities.num_rows} examples")
-    return table
+    return table.sort_by(datasets.ROW_COLUMN)
 
 
 def training_set_code() -> dict[str, str]:
@@ -232,6 +236,7 @@ def training_set_code() -> dict[str, str]:
 
 
 def _publish_examples(
+    model: ModelSpec,
     dataset: datasets.Dataset,
     partition: str,
     fingerprint: str,
@@ -239,22 +244,35 @@ def _publish_examples(
     counts: Sequence[LabelCount],
     periods: TrainingPeriods,
     inputs: dict[str, Any],
-    calendar: Calendar,
 ) -> datasets.Manifest:
     staged = dataset.stage(partition, fingerprint)
-    redundant = [datasets.PERIOD_COLUMN] if calendar.partition_key == "day" else []
+    redundant = [datasets.PERIOD_COLUMN] if feature_spec(model).calendar.partition_key == "day" else []
     files = examples.write_files(staged, redundant) | {"label_counts": staged / "label_counts.parquet"}
     pq.write_table(_sum_label_counts(counts, periods), files["label_counts"])
+    if model.weight:
+        check_weights(model, {name: files[name] for name in ("train", "holdout") if name in files})
+    if model.forecast:
+        files[SEASONAL_FILE] = write_seasonal_naive(
+            model, files["holdout"], inputs, staged / f"{SEASONAL_FILE}.parquet"
+        )
     manifest = dataset.publish(partition, fingerprint, files, inputs)
     log.info("%s", ", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
     return manifest
 
 
 def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
-    return _example_inputs(model, window, TrainingPeriods.from_window(model, window), window.periods)
+    periods = TrainingPeriods.from_window(model, window)
+    inputs = example_inputs(model, window, periods, window.periods)
+    return inputs | _kind_inputs(model, periods.holdout_start, periods.holdout_end)
 
 
-def _example_inputs(
+def _kind_inputs(model: ModelSpec, holdout_start: str, holdout_end: str) -> dict[str, Any]:
+    """Return what examples depend on besides features, for models that declare a forecast or weights."""
+    weight = {"weight": model.weight} if model.weight else {}
+    return seasonal_inputs(model, holdout_start, holdout_end) | weight
+
+
+def example_inputs(
     model: ModelSpec, window: Window, periods: TrainingPeriods, needed_periods: Sequence[str]
 ) -> dict[str, Any]:
     """Return what examples of `needed_periods` depend on; features of all periods of the window may be in reach."""
@@ -310,32 +328,45 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
 
 
 @contextmanager
-def _open_examples(model: ModelSpec, periods: Sequence[str], dataset: datasets.Dataset) -> Iterator[Examples]:
+def open_examples(model: ModelSpec, periods: Sequence[str], dataset: datasets.Dataset) -> Iterator[Examples]:
     """Open all examples of these periods, in the engine that is to join them; what it writes goes with the context.
 
-    Spark writes to a folder of `dataset`, which Spark and tasks share.
+    Where Spark sees the files of tasks, it writes to a folder of `dataset`.
 
     Raises:
+        InputsChangedError: features have expired meanwhile.
         SpecError: columns have types that do not fit together, or that trainer and scorer read differently.
     """
     published, spec = features_dataset(model), feature_spec(model)
     manifests = published.read_manifests([datasets.period_partition(period) for period in periods])
-    assert len(manifests) == len(periods)  # _training_set_inputs has checked all periods
-    paths = [published.file_path(manifest, spec.spine) for manifest in manifests]
-    source = model.name, spec.spine, model.label, dict(zip(periods, paths, strict=True)), spec.calendar
+    if len(manifests) < len(periods):  # _training_set_inputs has found all of them
+        raise InputsChangedError(
+            f"{model.feature_model}: features of {len(periods) - len(manifests)} of {len(periods)} periods have "
+            "expired while this task read them: clear this run from its plan task on"
+        )
+    source = model.name, spec.spine, model.label
     with ExitStack() as stack:
         examples: Examples
         if _joins_with_spark(model, manifests):
-            from evergreen.feature_store.spark_examples import SparkExamples, open_join_session  # they load Spark
+            from evergreen.feature_store import spark_examples  # it loads Spark
 
             # Not in the folder of the partition: an attempt that publishes it meanwhile removes that.
             scratch = dataset.stage("spark", uuid.uuid4().hex)
             stack.callback(shutil.rmtree, scratch.parent, ignore_errors=True)
-            log.info("Spark joins examples and features; its rows are read from %s", scratch)
-            examples = SparkExamples.from_files(stack.enter_context(open_join_session()), *source, scratch / "rows")
+            exchange = stack.enter_context(open_exchange(scratch / "exchange"))
+            log.info("Spark joins examples and features; its rows are read from %s", exchange.folder)
+            files = spark_examples.provide_files(exchange, published, spec.spine, manifests)
+            examples = spark_examples.SparkExamples.from_files(
+                stack.enter_context(spark_examples.open_join_session()),
+                *source,
+                dict(zip(periods, files, strict=True)),
+                spec.calendar,
+                exchange,
+            )
         else:
             con = stack.enter_context(open_scratch_database(open_feature_store(model.feature_model).config))
-            examples = DuckDBExamples.from_files(con, *source)
+            paths = [published.file_path(manifest, spec.spine) for manifest in manifests]
+            examples = DuckDBExamples.from_files(con, *source, dict(zip(periods, paths, strict=True)), spec.calendar)
         if faults := list(_request_faults(model, examples.schema)):
             raise SpecError(f"model {model.name}", faults)
         yield examples
@@ -360,11 +391,23 @@ def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
             yield Fault("request_columns", problem, "let features.py return an integer, a float, a boolean or text")
 
 
-def _select_files(periods: TrainingPeriods, window: Window, counts: Sequence[LabelCount]) -> dict[str, Selection]:
+def _first_prediction(model: ModelSpec, calendar: Calendar, holdout_start: str) -> datetime | None:
+    """Return the instant from which on predictions count in a holdout; None if that follows from their periods.
+
+    A model has learned from labels that were known when its holdout starts. So it could not have made a forecast before
+    that, of a period in the holdout: it would know what was the future then.
+    """
+    is_of_targets = model.forecast is not None and model.forecast.row_period == "target"
+    return calendar.start(holdout_start) if is_of_targets else None
+
+
+def _select_files(
+    periods: TrainingPeriods, window: Window, counts: Sequence[LabelCount], made_from: datetime | None = None
+) -> dict[str, Selection]:
     """Return which examples each file of a training set has, given the labels that were known before `window.as_of`."""
     return {
         "train": Selection("", periods.train_end, window.calendar.start(periods.holdout_start)),
-        "holdout": Selection(periods.holdout_start, periods.holdout_end, window.as_of),
+        "holdout": Selection(periods.holdout_start, periods.holdout_end, window.as_of, made_from),
         "recent": _select_recent(counts, window.calendar),
     }
 
@@ -388,7 +431,7 @@ def _sum_label_counts(counts: Iterable[LabelCount], periods: TrainingPeriods) ->
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
-def _join_features(model: ModelSpec, examples: Examples, inputs: Mapping[str, Any]) -> None:
+def join_features(model: ModelSpec, examples: Examples, inputs: Mapping[str, Any]) -> None:
     """Join all features of the periods that `inputs` name.
 
     A later period may have rows about an earlier time, which nobody knew then; so a backfilled run, and the same run a

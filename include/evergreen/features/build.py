@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -96,7 +96,7 @@ def _build_periods(model: ModelSpec, staging_folders: Mapping[str, Path]) -> Fau
     while pending:
         periods = pending.pop()
         try:
-            _build_batch(model, {period: staging_folders[period] for period in periods})
+            compute_features(model, {period: staging_folders[period] for period in periods})
             has_built = True
         except Exception as error:
             if fault := spark.explain_missing_client(error):
@@ -151,7 +151,15 @@ def _find_damaged_files(model: ModelSpec, period: str) -> list[Fault]:
     return [fault for fault in faults if fault]
 
 
-def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
+def compute_features(
+    model: ModelSpec,
+    staging_folders: Mapping[str, Path],
+    change: Callable[[RawSource, DataFrame], DataFrame] = lambda _, rows: rows,
+) -> None:
+    """Compute the features of periods in one job, each period into a folder of its own.
+
+    `change` is given the rows of each source, and returns those that are read instead of them.
+    """
     spec = feature_spec(model)
     periods = list(staging_folders)
     scratch = next(iter(staging_folders.values())).with_suffix(".spark")
@@ -161,7 +169,7 @@ def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
         with spark.spark_session() as session:
             raw: dict[str, DataFrame | RegisterHistory] = {}
             for source in spec.sources:
-                raw[source.name] = frame = _read_raw(session, source, provided[source.name])
+                raw[source.name] = frame = change(source, _read_raw(session, source, provided[source.name]))
                 if source.history:
                     spans = [inputs.visible_span(spec, source, period) for period in periods]
                     raw[source.name] = RegisterHistory(source, frame, spans, spec.timezone)

@@ -250,8 +250,12 @@ def raise_own_faults(
 
 
 def max_periods_per_run(spec: FeatureSpec) -> int:
-    """The number of periods that one run builds in one job: those of `max_days_per_run` days, and at least one."""
-    return max(1, spec.calendar.count_in(Duration(settings().max_days_per_run, "d")))
+    """The number of periods that one run builds in one job: those of `max_days_per_run` days, or as many weeks.
+
+    A week has about as many rows of features as a day: one for each key.
+    """
+    calendar, limit = spec.calendar, settings().max_days_per_run
+    return max(1, calendar.count_in(Duration(limit, "w" if calendar.unit == "week" else "d")))
 
 
 def split_into_batches(model: ModelSpec, items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from evergreen.ingest.row_groups import ROW_GROUP_ROWS, regroup_rows
 
 _BATCH_ROWS = 2**13
+_BUFFER_BYTES = 2**20  # of each column; without, Arrow has the whole row group in memory, as large as Spark made it
 _RUN_BYTES = 2**23  # of rows that are sorted in memory, which takes about four times as much
 _BLOCKS_PER_RUN = 128  # the parts of a run on disk, of which a merge has one or two in memory
 _MERGED_BYTES = 2**22  # of blocks that are merged at a time
@@ -51,7 +52,7 @@ def read_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.T
     """Return the rows of Parquet files, one after the other, in tables of few rows; the first has none."""
     yield pq.read_schema(files[0]).empty_table().select(columns)
     for file in files:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
             for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
                 # Of a column named `a`, Arrow reads `a.b` too.
                 yield pa.Table.from_batches([batch]).select(columns)

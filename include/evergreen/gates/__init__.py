@@ -23,6 +23,7 @@ from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.evidence import (
     Evidence,
     InputSignature,
+    MetricRows,
     MissingEvidence,
     NoChampion,
     OnlineSample,
@@ -69,6 +70,7 @@ __all__ = [
     "InputSignature",
     "LabelledGate",
     "Look",
+    "MetricRows",
     "MissingEvidence",
     "NoChampion",
     "OnlineEqualsOfflineGate",

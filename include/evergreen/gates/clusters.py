@@ -8,7 +8,7 @@ may be anything (Cameron and Miller 2015, Journal of Human Resources 50:317-372)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple
@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from evergreen.gates.evidence import Evidence, MissingEvidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import NotComputedError
-from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS
+from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, ORIGIN_CLUSTER, TARGET_CLUSTER
+
+_DAYS = (DAY_CLUSTER, TARGET_CLUSTER, ORIGIN_CLUSTER)
+
+HOLDOUT_ADVICE = (", so raise holdout", ", so judge more rows, or take a larger holdout")
+"""How the reason of too few days, and of too few clusters of another kind, ends: by what to do about it."""
 
 ClusterCodes = NDArray[np.intp]
 """(n,) the number of each row's cluster, from 0 on."""
@@ -50,7 +55,7 @@ class RowVariance(NamedTuple):
 
 
 class ClusterCounts(ABC):
-    """How many clusters rows are of, in one way or two."""
+    """How many clusters rows are of, in one way to three."""
 
     names: tuple[str, ...]
 
@@ -69,14 +74,15 @@ class ClusterCounts(ABC):
         return " and ".join(count_clusters(name, count) for name, count in zip(self.names, self.counts, strict=True))
 
     def combine_ways(
-        self, ways: Sequence[ClusteredVariance], pairs: Callable[[], ClusteredVariance] | None
+        self, ways: Sequence[ClusteredVariance], pairs: Callable[[], Iterable[ClusteredVariance]] | None
     ) -> RowVariance:
-        """Return the variance of an estimate from that by each way of clusters, and by `pairs` of two ways.
+        """Return the variance of an estimate from that by each way of clusters, and by `pairs` of the first and others.
 
         For two ways: the sum of both, less the variance by pairs, which both contain (Cameron, Gelbach and Miller 2011,
         Journal of Business & Economic Statistics 29:238-249), but never less than by either way alone, and the smaller
-        degrees of freedom (MacKinnon, Nielsen and Webb 2024, "Jackknife inference with two-way clustering").
-        Without `pairs` it is larger, so the bounds are on the safe side.
+        degrees of freedom (MacKinnon, Nielsen and Webb 2024, "Jackknife inference with two-way clustering"). For three,
+        what the second and the third have in common stays in twice, unless the first has it too: as without `pairs`,
+        the variance is larger then, and the bounds are on the safe side.
 
         Raises:
             TooFewClustersError: the reason says how many would do.
@@ -89,14 +95,14 @@ class ClusterCounts(ABC):
         if len(ways) == 1:
             return RowVariance(ways[0].variance, ways[0].degrees_of_freedom, by_days)
         variances = [way.variance for way in ways]
-        shared = pairs().variance if pairs else 0.0
+        shared = sum(pair.variance for pair in pairs()) if pairs else 0.0
         freedom = min(way.degrees_of_freedom for way in ways)
         return RowVariance(max(sum(variances) - shared, *variances), freedom, by_days)
 
 
 @dataclass(frozen=True, eq=False)
 class RowClusters(ClusterCounts):
-    """The clusters of rows (n,), in one way or two: `codes` of each of `names`."""
+    """The clusters of rows (n,), in one way to three: `codes` of each of `names`."""
 
     names: tuple[str, ...]
     codes: tuple[ClusterCodes, ...]
@@ -124,11 +130,16 @@ class RowClusters(ClusterCounts):
 
         Without `subtract_pairs` it is larger, so the bounds are on the safe side.
         """
+        ways = [one_way(codes) for codes in self.codes]
 
-        def pairs() -> ClusteredVariance:
-            return one_way(_renumber(self.codes[0] * self.counts[1] + self.codes[1]))
+        def pairs() -> Iterator[ClusteredVariance]:
+            for codes, count in zip(self.codes[1:], self.counts[1:], strict=True):
+                if np.array_equal(codes, self.codes[0]):  # such as those of a single horizon
+                    yield ways[0]
+                elif subtract_pairs:
+                    yield one_way(_renumber(self.codes[0] * count + codes))
 
-        return self.combine_ways([one_way(codes) for codes in self.codes], pairs if subtract_pairs else None)
+        return self.combine_ways(ways, pairs)
 
 
 NO_CLUSTERS = RowClusters((), ())
@@ -140,18 +151,18 @@ def parse_clusters(evidence: Evidence, rows: int) -> tuple[RowClusters, list[str
     columns, faults = cluster_columns(evidence)
     if faults := faults or list(filter(None, (_column_fault(name, values, rows) for name, values in columns.items()))):
         return NO_CLUSTERS, faults
-    return RowClusters.from_columns({name: columns[name] for name in sorted(columns)}), []
+    return RowClusters.from_columns(columns), []
 
 
 def cluster_columns(evidence: Evidence) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the columns of the evidence that name clusters, and what is wrong with their number."""
+    """Return the columns of the evidence that name clusters, days first, and what is wrong with their number."""
     columns = evidence.clusters if isinstance(evidence.clusters, Mapping) else {}
     if not columns:
         fault = "the evidence does not say which rows may differ together: give its `clusters`, such as each row's day"
         return {}, [fault]
-    if len(columns) > 2:
-        return {}, [f"rows have {len(columns)} kinds of clusters, at most two are possible"]
-    return columns, []
+    if len(columns) > 3:
+        return {}, [f"rows have {len(columns)} kinds of clusters, at most three are possible"]
+    return {name: columns[name] for name in sorted(columns, key=lambda name: (name != DAY_CLUSTER, name))}, []
 
 
 def _column_fault(name: str, values: Any, rows: int) -> str:
@@ -187,15 +198,15 @@ def _count_fault(name: str, count: int, way: ClusteredVariance) -> str:
     enough = MIN_CLUSTERS if count < 2 else max(MIN_CLUSTERS, ceil(MIN_CLUSTERS * count / effective - 1e-9))
     weight = f", which weigh like {effective:.1f} of equal size," if effective < count - 0.05 else ""
     verb = "is" if count == 1 else "are"
-    fix = "raise holdout" if name == DAY_CLUSTER else "judge more rows, or take a larger holdout"
+    fix = HOLDOUT_ADVICE[0] if name in _DAYS else HOLDOUT_ADVICE[1]
     text = f"{count_clusters(name, count)}{weight} {verb} too few to know the error of the gain"
-    return f"{text}: about {enough:,} would do, so {fix}"
+    return f"{text}: about {enough:,} would do{fix}"
 
 
 def count_clusters(name: str, count: int) -> str:
     """Return the number of clusters in words: "14 days", "1 value of plane"."""
-    if name == DAY_CLUSTER:
-        return f"{count:,} day{'' if count == 1 else 's'}"
+    if name in _DAYS:
+        return f"{count:,} {name}{'' if count == 1 else 's'}"
     return f"{count:,} value{'' if count == 1 else 's'} of {name}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
@@ -23,9 +24,11 @@ from evergreen.gates.day_correlation import (
     measure_day_correlation,
     possible_errors,
 )
-from evergreen.gates.metrics import FloatArray, RatioMetric, compute_metric, resolve_metric
+from evergreen.gates.metric_rows import RowDetails
+from evergreen.gates.metrics import FloatArray, SumMetric, compute_metric, decide, resolve_metric, sort_keys
 from evergreen.gates.verdict import NotComputedError
 from evergreen.spec.gates import PairedComparisonGate
+from evergreen.spec.prediction_type import PredictionType
 
 # With fewer, the spread between clusters does not measure the error: without any such row it is zero.
 MIN_DIFFERING_ROWS = 30
@@ -99,7 +102,7 @@ def check_differing_rows(gate: PairedComparisonGate, differing_rows: int, rows: 
     Raises:
         NotComputedError: there are some, and too few. The message begins with `pair`.
     """
-    if gate.metric != "auc" and 0 < differing_rows < MIN_DIFFERING_ROWS:
+    if gate.metric not in ("auc", "auc_ovr") and 0 < differing_rows < MIN_DIFFERING_ROWS:
         text = f"{pair} differ in {differing_rows:,} of {rows:,} rows: too few to estimate the error of the gain"
         raise NotComputedError(f"{text}, at least {MIN_DIFFERING_ROWS} are needed")
 
@@ -110,23 +113,30 @@ def measure_gain(
     candidate: FloatArray,
     reference: FloatArray,
     clusters: RowClusters,
+    prediction: PredictionType | None = None,
+    weights: FloatArray | None = None,
+    details: RowDetails | None = None,
 ) -> EstimatedGain:
     """Estimate the gain of `candidate` over `reference`, (n,) each, by the metric of `gate`, in any order of rows.
 
-    The error of AUC is by `delong`, that of all other metrics by `jackknife`. Both are by clusters and have
-    formulas: nothing is drawn, so an alpha of 10⁻⁵, which the hundredth comparison of a model's life may have, is as
-    exact as any. Bounds assume that the sum over clusters is nearly normal. Where no row differs the gain is 0, with
-    an error of 0.
+    Of several classes scores are (n, classes). Each row counts as often as its weight (n,) says. The error of AUC is by
+    `delong`, that of its mean over classes by `delong_ovr`, that of all other metrics, and of rows with weights, by
+    `jackknife`. All are by clusters and have formulas: nothing is drawn, so an alpha of 10⁻⁵, which the hundredth
+    comparison of a model's life may have, is as exact as any. Bounds assume that the sum over clusters is nearly
+    normal. Where no row differs the gain is 0, with an error of 0.
 
     Raises:
         NotComputedError: the metric does not exist for these rows, or its error cannot be estimated, because there are
             too few clusters for example.
     """
-    if not count_differing_rows(gate, candidate, reference):
+    if not count_differing_rows(gate, candidate, reference, prediction):
         return NO_DIFFERENCE
+    is_weighted = weights is not None and weights.min() < weights.max()  # equal ones say what none say
+    if is_weighted or gate.metric not in ("auc", "auc_ovr"):
+        return jackknife(gate, label, candidate, reference, clusters, prediction, weights, details)
     if gate.metric == "auc":
         return delong(label, candidate, reference, clusters)
-    return jackknife(gate, label, candidate, reference, clusters)
+    return delong_ovr(label, candidate, reference, clusters)
 
 
 def estimate_with_days(gain: float, error: float, variance: RowVariance, clusters: ClusterCounts) -> EstimatedGain:
@@ -138,16 +148,25 @@ def estimate_with_days(gain: float, error: float, variance: RowVariance, cluster
     return EstimatedGain(gain, error, freedom, clusters.days, by_days.variance, measured)
 
 
-def count_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> int:
+def count_differing_rows(
+    gate: PairedComparisonGate,
+    candidate: FloatArray,
+    reference: FloatArray,
+    prediction: PredictionType | None = None,
+) -> int:
     """Return the number of rows that `is_differing` finds."""
-    return int(np.count_nonzero(is_differing(gate, candidate, reference)))
+    return int(np.count_nonzero(is_differing(gate, candidate, reference, prediction)))
 
 
-def is_differing(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> NDArray[np.bool_]:
-    """Return which rows (n,) have different scores; with a cut, which are put into different classes."""
-    if gate.cut is None:
-        return candidate != reference
-    return (candidate >= gate.cut) != (reference >= gate.cut)
+def is_differing(
+    gate: PairedComparisonGate,
+    candidate: FloatArray,
+    reference: FloatArray,
+    prediction: PredictionType | None = None,
+) -> NDArray[np.bool_]:
+    """Return which rows (n,) have different scores, or decisions if that is all that the metric uses of them."""
+    differs: NDArray[np.bool_] = decide(gate, candidate, prediction) != decide(gate, reference, prediction)
+    return np.logical_or.reduce(differs, axis=1) if differs.ndim == 2 else differs
 
 
 def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clusters: RowClusters) -> EstimatedGain:
@@ -184,6 +203,59 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clus
         return placement_way(sums[0], sums[1], gain)
 
     return estimate_auc_gain(total, positives, negatives, clusters.variance(one_way), clusters)
+
+
+def delong_ovr(label: FloatArray, candidate: FloatArray, reference: FloatArray, clusters: RowClusters) -> EstimatedGain:
+    """Return the mean over classes of the gains in AUC of a class against the rest; scores are (n, classes).
+
+    A cluster's part of the mean is the mean of its parts of the classes' gains, as in `delong`: so what rows of a
+    cluster have in common across classes counts. Their squares add up to the variance, times k / (k - 1) for k
+    clusters. Degrees of freedom are those of clusters that weigh their rows of a class, of the class with the fewest.
+
+    Raises:
+        NotComputedError: fewer than two rows of a class, or of all others; or as `delong`.
+    """
+    clusters, (label, candidate, reference) = _sort_rows(clusters, [label, candidate, reference])
+    classes = candidate.shape[1]
+    gains, placements = [], []
+    for number in range(classes):
+        positive = label == number
+        positives = int(np.count_nonzero(positive))
+        if min(positives, label.size - positives) < 2:
+            text = f"{positives:,} of {label.size:,} rows are of class number {number + 1}"
+            raise NotComputedError(f"{text}: AUC needs 2 of each class, and 2 others")
+        ahead = _doubled_placements(positive, candidate[:, number]) - _doubled_placements(
+            positive, reference[:, number]
+        )
+        shares = ahead / (2 * np.where(positive, label.size - positives, positives))
+        gains.append(float(shares[positive].mean()))
+        sizes = np.where(positive, positives, label.size - positives)
+        placements.append((shares - gains[-1]) / sizes)
+    gain = float(np.mean(gains))
+    parts = np.mean(placements, axis=0)
+
+    def one_way(codes: ClusterCodes) -> ClusteredVariance:
+        sizes = np.bincount(codes).astype(np.float64)
+        freedom = _class_freedom(codes, label)
+        if not freedom:
+            return ClusteredVariance(0.0, 0.0)
+        changes = np.bincount(codes, parts).astype(np.float64)
+        return ClusteredVariance(sizes.size / (sizes.size - 1) * float((changes**2).sum()), freedom, changes)
+
+    return estimate_jackknife_gain(gain, clusters.variance(one_way), clusters)
+
+
+def _class_freedom(codes: ClusterCodes, label: FloatArray, weights: FloatArray | None = None) -> float:
+    """Return the degrees of freedom of an AUC by clusters that weigh their rows of a class: of that with the fewest.
+
+    A class that few clusters have is known from these only: its rows add up to 0 in the only one.
+    """
+    freedoms = []
+    for number in np.unique(label):
+        rows = label == number
+        by_cluster = np.bincount(codes[rows], None if weights is None else weights[rows])
+        freedoms.append(degrees_of_freedom(by_cluster.astype(np.float64)))
+    return min(freedoms)
 
 
 def check_class_sizes(positives: int, negatives: int) -> None:
@@ -256,45 +328,68 @@ def jackknife(
     candidate: FloatArray,
     reference: FloatArray,
     clusters: RowClusters,
+    prediction: PredictionType | None = None,
+    weights: FloatArray | None = None,
+    details: RowDetails | None = None,
 ) -> EstimatedGain:
     """Return the gain of `candidate` over `reference`, (n,) each, and its error by leaving out one cluster at a time.
 
     With k clusters the variance is (k - 1)/k times the sum of squares of what each changes (Quenouille 1956, Tukey
     1958; of clusters: Bell and McCaffrey 2002, Survey Methodology 28:169-181). For a mean over clusters of equal size
     that is exactly the variance of a mean of cluster means, so that the bounds are those of a paired t test (Student
-    1908); with unequal sizes it is rather too large than too small. A function of the model folder is called for groups
-    of clusters, where there are more than 200 (Kott 2001, Journal of Official Statistics 17:521-526).
+    1908); with unequal sizes it is rather too large than too small. Degrees of freedom are those of clusters that
+    weigh their rows; of AUC, those of a class, of the class with the fewest, as in `delong_ovr`. A function of the
+    model folder is called for groups of clusters, where there are more than 200 (Kott 2001, Journal of Official
+    Statistics 17:521-526).
 
     Raises:
         NotComputedError: the metric does not exist for these rows, or without a cluster; there are too few clusters; or
             the gain is the same in each.
     """
-    clusters, (label, candidate, reference) = _sort_rows(clusters, [label, candidate, reference])
-    metric = resolve_metric(gate)
+    columns = [label, candidate, reference, *([] if weights is None else [weights])]
+    order = _sort_order(clusters, columns)
+    clusters, (label, candidate, reference, *rest) = clusters.take(order), [values[order] for values in columns]
+    weights = rest[0] if rest else None
+    metric = resolve_metric(gate, prediction, details and details.take(order))
     sign = 1 if gate.scale.higher_is_better else -1
-    gain = sign * (compute_metric(metric, label, candidate) - compute_metric(metric, label, reference))
+    values = [compute_metric(metric, label, score, weights) for score in (candidate, reference)]
+    gain = sign * (values[0] - values[1])
     check_gain_exists(gate, gain, label.size)
 
     def one_way(codes: ClusterCodes) -> ClusteredVariance:
-        if isinstance(metric, RatioMetric):
-            terms = [part for score in (candidate, reference) for part in metric.terms(label, score)]
-            sums = [np.bincount(codes, part).astype(np.float64) for part in terms]
-            return ratio_way(gate, metric, (sums[0], sums[1]), (sums[2], sums[3]), gain)
+        if isinstance(metric, SumMetric):
+            sums = [
+                [np.bincount(codes, part).astype(np.float64) for part in _weighted_terms(metric, label, score, weights)]
+                for score in (candidate, reference)
+            ]
+            return sums_way(gate, metric, sums[0], sums[1], gain)
         days = int(codes.max()) + 1
         codes = _group_clusters(codes)
-        weight = np.bincount(codes).astype(np.float64)
+        weight = np.bincount(codes, weights).astype(np.float64)
+        counts = 1.0 if weights is None else weights
         if weight.size < 2:
             return ClusteredVariance(0.0, 0.0)  # no rows are left without it
         candidate_values, reference_values = (
-            np.array([metric(label, score, (codes != code)[None].astype(float))[0] for code in range(weight.size)])
+            np.array([metric(label, score, ((codes != code) * counts)[None])[0] for code in range(weight.size)])
             for score in (candidate, reference)
         )
-        way = jackknife_way(gate, sign * (candidate_values - reference_values) - gain, weight)
+        freedom = degrees_of_freedom(weight)
+        if gate.metric in ("auc", "auc_ovr"):
+            freedom = _class_freedom(codes, label, weights)
+        way = jackknife_way(gate, sign * (candidate_values - reference_values) - gain, freedom)
         # Groups of days are not in the order of days.
         return way if weight.size == days else way._replace(changes=np.empty(0))
 
-    by_clusters = clusters.variance(one_way, subtract_pairs=isinstance(metric, RatioMetric))
+    by_clusters = clusters.variance(one_way, subtract_pairs=isinstance(metric, SumMetric))
     return estimate_jackknife_gain(gain, by_clusters, clusters)
+
+
+def _weighted_terms(
+    metric: SumMetric, label: FloatArray, score: FloatArray, weights: FloatArray | None
+) -> Iterator[FloatArray]:
+    """Yield what each row (n,) adds to each sum of the metric."""
+    for part in metric.terms(label, score):
+        yield part if weights is None else part * weights
 
 
 def check_gain_exists(gate: PairedComparisonGate, gain: float, rows: int) -> None:
@@ -303,32 +398,32 @@ def check_gain_exists(gate: PairedComparisonGate, gain: float, rows: int) -> Non
         raise NotComputedError(f"{gate.metric} does not exist for both on these {rows:,} rows")
 
 
-def ratio_way(
+def sums_way(
     gate: PairedComparisonGate,
-    metric: RatioMetric,
-    candidate: tuple[FloatArray, FloatArray],
-    reference: tuple[FloatArray, FloatArray],
+    metric: SumMetric,
+    candidate: Sequence[FloatArray],
+    reference: Sequence[FloatArray],
     gain: float,
 ) -> ClusteredVariance:
-    """Return the variance of the gain in a ratio, from both scorers' numerator and denominator by clusters (k,).
+    """Return the variance of the gain in a metric of sums, from both scorers' sums by clusters (k,).
 
     Raises:
         NotComputedError: the metric does not exist without one of the clusters.
     """
     values = []
-    for numerator, denominator in (candidate, reference):
-        values.append(metric.from_sums(numerator.sum() - numerator, denominator.sum() - denominator))
+    for sums in (candidate, reference):
+        values.append(metric.from_sums(*(part.sum() - part for part in sums)))
     sign = 1 if gate.scale.higher_is_better else -1
-    return jackknife_way(gate, sign * (values[0] - values[1]) - gain, candidate[1] + reference[1])
+    freedom = degrees_of_freedom(candidate[-1] + reference[-1])
+    return jackknife_way(gate, sign * (values[0] - values[1]) - gain, freedom)
 
 
-def jackknife_way(gate: PairedComparisonGate, changes: FloatArray, weight: FloatArray) -> ClusteredVariance:
-    """Return the variance of a gain by what each cluster changes of it, when it is left out, and weighs, (k,) each."""
-    freedom = degrees_of_freedom(weight)
+def jackknife_way(gate: PairedComparisonGate, changes: FloatArray, freedom: float) -> ClusteredVariance:
+    """Return the variance of a gain by what each cluster (k,) changes of it, when it is left out."""
     if not freedom:
         return ClusteredVariance(0.0, 0.0)  # one cluster has it all
     if undefined := int(np.count_nonzero(~np.isfinite(changes))):
-        text = f"without {undefined:,} of {weight.size:,} clusters {gate.metric} does not exist"
+        text = f"without {undefined:,} of {changes.size:,} clusters {gate.metric} does not exist"
         raise NotComputedError(f"{text}: it rests on too few")
     variance = (changes.size - 1) / changes.size * float((changes**2).sum())
     return ClusteredVariance(variance, freedom, changes)
@@ -358,8 +453,13 @@ def _group_clusters(codes: ClusterCodes) -> ClusterCodes:
 
 def _sort_rows(clusters: RowClusters, columns: list[FloatArray]) -> tuple[RowClusters, list[FloatArray]]:
     """Return the same rows, sorted, so that evidence in another order gives the same bits."""
-    order = np.lexsort([*clusters.codes, *columns[::-1]])
+    order = _sort_order(clusters, columns)
     return clusters.take(order), [values[order] for values in columns]
+
+
+def _sort_order(clusters: RowClusters, columns: list[FloatArray]) -> NDArray[np.intp]:
+    order: NDArray[np.intp] = np.lexsort([*clusters.codes, *sort_keys(columns)[::-1]])
+    return order
 
 
 def _doubled_placements(positive: NDArray[np.bool_], score: FloatArray) -> NDArray[np.int64]:

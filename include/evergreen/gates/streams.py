@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -33,19 +33,26 @@ from evergreen.gates.comparisons import (
     estimate_jackknife_gain,
     is_differing,
     placement_way,
-    ratio_way,
+    sums_way,
 )
 from evergreen.gates.computation import (
     NO_VALUES,
     ColumnStats,
+    PredictionStats,
     finite_or_none,
     label_faults,
+    label_type,
+    merge_stats,
+    prediction_shape_fault,
+    prediction_stats,
     score_faults,
-    to_float_array,
+    to_predictions,
+    weight_faults,
 )
 from evergreen.gates.evidence import Evidence, EvidenceRows, MissingEvidence, StreamedColumn, TextBatch
+from evergreen.gates.forecasts import check_columns, is_counted, missing_rows_fault, required_columns
 from evergreen.gates.judged_rows import JudgedRows, find_groups
-from evergreen.gates.metrics import FloatArray, RatioMetric, resolve_metric
+from evergreen.gates.metrics import FloatArray, SumMetric, resolve_metric
 from evergreen.gates.score_bins import (
     MAX_BINS,
     SAMPLE_ROWS,
@@ -57,13 +64,17 @@ from evergreen.gates.score_bins import (
     doubled_wins,
 )
 from evergreen.gates.verdict import NotComputedError
-from evergreen.spec.gates import BySliceGate, FairnessGate, MetricGate, PairedComparisonGate
+from evergreen.spec.gates import BySliceGate, FairnessGate, LabelType, MetricGate, PairedComparisonGate
+from evergreen.spec.prediction_type import PredictionType
 
 # Of all groups together: with more groups, each has fewer bins.
 _MAX_CELLS = 2**20
 _MAX_NAMES = 2**20
 _MAX_KEYS = 2**21
 _NAME_BITS = 20
+
+_BINNED_METRICS = ("auc", "calibration_error")
+"""Metrics of ranks that counts in bins of scores tell."""
 
 Codes = NDArray[np.int64]
 
@@ -175,7 +186,8 @@ class StreamedClusters(ClusterCounts):
 class _Counts:
     """What the first pass over the rows counts and adds up; sums by group are (groups,), of rows in no group first."""
 
-    stats: dict[str, ColumnStats]
+    stats: dict[str, PredictionStats]
+    """Of the labels, whose name is empty, and of each scorer."""
     unnamed: dict[str, int]
     by_way: list[KeyedSums]
     clusters: tuple[int, ...] = ()
@@ -184,6 +196,8 @@ class _Counts:
     """The code of each group, in order of names."""
     by_group: KeyedSums = field(default_factory=KeyedSums)
     samples: dict[str, list[FloatArray]] = field(default_factory=dict)
+    terms: int = 0
+    """The number of sums of a scorer that the metric is made of."""
 
 
 @dataclass(eq=False)
@@ -198,14 +212,19 @@ class RowPasses:
     ways: Mapping[str, str]
     """The column of each way of clusters."""
     group: str | None = None
+    prediction_type: PredictionType | None = None
+    forecast_columns: Mapping[str, str] = field(default_factory=dict)
+    """Of a forecast, the columns that say which rows count, and how (`evergreen.gates.forecasts`)."""
+    weights: str | None = None
 
     def __post_init__(self) -> None:
-        metric = resolve_metric(self.gate)
-        self.metric = metric if isinstance(metric, RatioMetric) else None
+        metric = resolve_metric(self.gate, self.prediction_type)
+        self.metric = metric if isinstance(metric, SumMetric) else None
         self.coders = [NameCodes(f"values of {name}") for name in self.ways]
         self.group_coder = NameCodes("groups") if self.group else None
         self.ways_sums = [KeyedSums() for _ in self.ways]
-        self.pairs_sums = KeyedSums() if len(self.ways) == 2 else None
+        # By pairs of the first way and each other.
+        self.pairs_sums: list[KeyedSums] | None = [KeyedSums() for _ in list(self.ways)[1:]] or None
 
     @property
     def groups(self) -> int:
@@ -216,26 +235,31 @@ class RowPasses:
     def counts(self) -> _Counts:
         """Make the first pass."""
         references = [name for name in self.scorers if name != "candidate"]
-        stats = dict.fromkeys(("", *self.scorers), NO_VALUES)
+        stats: dict[str, PredictionStats] = dict.fromkeys(("", *self.scorers), NO_VALUES)
         counts = _Counts(stats, dict.fromkeys(self.ways, 0), self.ways_sums)
         stride, first = -(-self.rows.count // SAMPLE_ROWS), 0
-        for label, scores, ways, groups in self._batches():
+        for label, scores, ways, groups, weights in self._batches():
             for name, values in {"": label, **scores}.items():
-                counts.stats[name] |= ColumnStats.from_array(values)
+                counts.stats[name] = merge_stats(counts.stats[name], prediction_stats(values))
             for name, codes in zip(self.ways, ways, strict=True):
                 counts.unnamed[name] += int(np.count_nonzero(codes < 0))
             sums: list[NDArray[Any]] = [np.ones(label.size), label == 1]
             if references:
                 assert isinstance(self.gate, PairedComparisonGate)
-                sums += [is_differing(self.gate, scores["candidate"], scores[name]) for name in references]
+                sums += [
+                    is_differing(self.gate, scores["candidate"], scores[name], self.prediction_type)
+                    for name in references
+                ]
             terms: list[FloatArray] = []
             if self.metric:
                 with np.errstate(all="ignore"):  # of invalid rows, which are faults
                     terms = [part for score in scores.values() for part in self.metric.terms(label, score)]
+                    terms = terms if weights is None else [part * weights for part in terms]
+                counts.terms = len(terms) // len(scores)
                 self._add_by_cluster(groups, ways, terms if references else [])
             else:
                 for name, score in scores.items():
-                    counts.samples.setdefault(name, []).append(_take_every(score, first, stride))
+                    counts.samples.setdefault(name, []).append(_take_sample(score, first, stride))
             counts.by_group.add([groups], [self.groups], sums + terms)
             first += label.size
         counts.clusters = tuple(len(coder) for coder in self.coders)
@@ -259,7 +283,7 @@ class RowPasses:
         """Make the second pass: rows (groups, classes, bins), and sums of label - score (groups, bins), by scorer."""
         rows = {name: np.zeros((self.groups, 2, bins.count), dtype=np.int64) for name, bins in self.bins.items()}
         gaps = {name: np.zeros((self.groups, bins.count)) for name, bins in self.bins.items()}
-        for label, scores, _, groups in self._batches():
+        for label, scores, _, groups, _ in self._batches():
             for name, score in scores.items():
                 places = self.bins[name].find(score)
                 np.add.at(rows[name], (groups, (label == 1).astype(np.intp), places), 1)
@@ -282,7 +306,7 @@ class RowPasses:
             name: np.stack([binned_placements(ones, zeros) for zeros, ones in groups])
             for name, groups in counts.items()
         }
-        for label, scores, ways, groups in self._batches():
+        for label, scores, ways, groups, _ in self._batches():
             classes = (label == 1).astype(np.intp)
             placements = [tables[name][groups, classes, self.bins[name].find(score)] for name, score in scores.items()]
             ahead = (placements[0] - placements[1]).astype(np.float64)
@@ -302,26 +326,65 @@ class RowPasses:
                 )
                 raise NotComputedError(f"{text} read in batches: take fewer groups, or clusters of more rows")
         if self.pairs_sums:
-            self.pairs_sums.add([groups, *named], [self.groups, *sizes], columns)
-            if self.pairs_sums.is_full:
+            for sums, codes, size in zip(self.pairs_sums, named[1:], sizes[1:], strict=True):
+                sums.add([groups, named[0], codes], [self.groups, sizes[0], size], columns)
+            if any(sums.is_full for sums in self.pairs_sums):
                 self.pairs_sums = None  # then they are not subtracted, and bounds are wider
 
-    def _batches(self) -> Iterator[tuple[FloatArray, dict[str, FloatArray], list[Codes], Codes]]:
-        """Yield labels, scores by scorer, codes of clusters, and the number of the group, from 1 on, (n,) each."""
+    def _batches(
+        self,
+    ) -> Iterator[tuple[FloatArray, dict[str, FloatArray], list[Codes], Codes, FloatArray | None]]:
+        """Yield labels, scores by scorer, codes of clusters, numbers of groups, from 1 on, and weights, (n,) each."""
         texts = [*self.ways.values(), *([self.group] if self.group else [])]
         coders = [*self.coders, *([] if self.group_coder is None else [self.group_coder])]
-        for numbers, names in self.rows.batches([self.label, *self.scorers.values()], texts):
-            label, *scores = map(_to_numbers, numbers)
+        scorers = [self.label, *self.scorers.values()]
+        row_columns = [*self.forecast_columns.values(), *([self.weights] if self.weights else [])]
+        for numbers, names in self.rows.batches([*scorers, *row_columns], texts):
+            label, *scores = (
+                _to_numbers(values, self.prediction_type if number else None)
+                for number, values in enumerate(numbers[: len(scorers)])
+            )
+            rest = list(map(_to_numbers, numbers[len(scorers) :]))
+            weights = rest.pop() if self.weights else None
+            columns = dict(zip(self.forecast_columns, rest, strict=True))
+            if weights is not None:
+                columns["weights"] = weights
+            if columns:
+                counted = is_counted(self.gate, columns)
+                scale = columns["scales"][counted] if "scales" in columns else 1.0
+                label, *scores = (values[counted] / scale for values in (label, *scores))
+                weights = None if weights is None else weights[counted]
+                names = [_take_texts(batch, counted) for batch in names]
             codes = [coder.encode(batch) for coder, batch in zip(coders, names, strict=True)]
             groups = codes.pop() + 1 if self.group else np.zeros(label.size, dtype=np.int64)
-            yield label, dict(zip(self.scorers, scores, strict=True)), codes, groups
+            yield label, dict(zip(self.scorers, scores, strict=True)), codes, groups, weights
 
 
-def _to_numbers(values: object) -> FloatArray:
-    array = to_float_array(values)
+def _take_texts(batch: TextBatch, rows: NDArray[np.bool_]) -> TextBatch:
+    """Return these rows, with the names that occur in them."""
+    codes = batch.codes[rows]
+    used = np.unique(codes[codes >= 0])
+    places = np.full(len(batch.names) + 1, -1, dtype=np.int64)  # the last one is that of rows without a name
+    places[used] = np.arange(used.size)
+    return TextBatch(places[codes], [batch.names[code] for code in used.tolist()])
+
+
+def _to_numbers(values: object, prediction: PredictionType | None = None) -> FloatArray:
+    array = to_predictions(values, prediction)
     if array is None:
+        if prediction and prediction.outputs:
+            raise NotComputedError(prediction_shape_fault("model", prediction))
         raise NotComputedError("labels or scores are not one row of numbers")
     return array
+
+
+def select_output(column: Any, number: int) -> Any:
+    """Return one of several numbers per row of a column (n, outputs), as (n,)."""
+    return replace(column, output=number) if isinstance(column, StreamedColumn) else column[:, number]
+
+
+def _select(values: Any, column: StreamedColumn) -> Any:
+    return values if column.output is None else np.asarray(values)[:, column.output]
 
 
 @dataclass(eq=False)
@@ -344,10 +407,19 @@ class StreamedRows(JudgedRows):
         names = {name: column.name for name, column in scorers.items() if _is_of_same_rows(column, label)}
         if not isinstance(label, StreamedColumn) or len(names) < len(scorers):
             raise NotComputedError("some labels and scores are in memory, others are read in batches")
-        if ":" in gate.metric:
+        is_sum = ":" not in gate.metric and isinstance(resolve_metric(gate, evidence.prediction_type), SumMetric)
+        is_ranking = evidence.prediction_type is not None and evidence.prediction_type.kind == "ranking"
+        weights = None if is_ranking else _streamed_weights(evidence, label)
+        if is_ranking or (not is_sum and (weights or gate.metric not in _BINNED_METRICS)):
             rows = label.rows.count
             text = f"{gate.metric} takes all labels and scores at once, and {rows:,} rows are read in batches"
-            raise NotComputedError(f"{text}: take a built-in metric, or {exact_rows_fix(rows)}")
+            fixes = [exact_rows_fix(rows)]
+            if not is_ranking:
+                fixes.insert(
+                    0, f"take a {'built-in metric' if ':' in gate.metric else 'metric that is a mean of rows'}"
+                )
+            raise NotComputedError(f"{text}: {', or '.join(fixes)}")
+        forecast_columns = _streamed_forecast_columns(gate, evidence, label)
         ways, problems = _streamed_clusters(evidence, label) if len(scorers) > 1 else ({}, [])
         group, group_problem = None, None
         if isinstance(gate, BySliceGate | FairnessGate):
@@ -358,11 +430,23 @@ class StreamedRows(JudgedRows):
                 group = groups.name
             else:
                 group_problem = f"the groups by {gate.group_by} are not those of the labels' rows"
-        return cls(RowPasses(gate, label.rows, label.name, names, ways, group), problems, group_problem)
+        passes = RowPasses(
+            gate, label.rows, label.name, names, ways, group, evidence.prediction_type, forecast_columns, weights
+        )
+        streamed = cls(passes, problems, group_problem)
+        if forecast_columns and label.rows.count and not streamed.size:
+            raise NotComputedError(missing_rows_fault(gate, label.rows.count, has_weights=weights is not None))
+        return streamed
 
     @property
     def size(self) -> int:
-        return self.passes.rows.count if self.group is None else int(self._count(0))
+        if self.group is None and not self.passes.forecast_columns and not self.passes.weights:
+            return self.passes.rows.count
+        return int(self._count(0))
+
+    @property
+    def label_type(self) -> LabelType:
+        return label_type(self.passes.gate, self.passes.prediction_type)
 
     @property
     def clusters(self) -> StreamedClusters:
@@ -372,18 +456,20 @@ class StreamedRows(JudgedRows):
         return StreamedClusters(names, tuple(self._cluster_sums(way)[0].size for way in range(len(names))))
 
     def faults(self, *references: str, allow_constant: bool = False) -> list[str]:
-        stats = self.passes.counts.stats
-        faults = label_faults(self.passes.gate, stats[""])
+        gate, stats, prediction = self.passes.gate, self.passes.counts.stats, self.passes.prediction_type
+        label = stats[""]
+        assert isinstance(label, ColumnStats)
+        faults = label_faults(gate, label, prediction)
         for name in ("candidate", *references):
             constant = allow_constant and name in references
-            faults += score_faults(self.passes.gate, name, stats[name], stats[""], constant)
+            faults += score_faults(gate, name, stats[name], label, prediction, constant)
         return faults
 
     def cluster_faults(self) -> list[str]:
         if self.cluster_problems:
             return self.cluster_problems
         unnamed = self.passes.counts.unnamed
-        faults = (unnamed_cluster_fault(name, count, self.passes.rows.count) for name, count in unnamed.items())
+        faults = (unnamed_cluster_fault(name, count, self.size) for name, count in unnamed.items())
         return list(filter(None, faults))
 
     def group_fault(self) -> str | None:
@@ -402,9 +488,10 @@ class StreamedRows(JudgedRows):
     def metric(self, scorer: str, *, ignore_errors: bool = False) -> MetricValue | None:  # noqa: ARG002 - built in
         passes, place = self.passes, list(self.passes.scorers).index(scorer)
         if passes.metric:
-            first = 1 + len(passes.scorers) + 2 * place  # after rows, labels of 1, and differing rows
-            numerator, denominator = self._count(first), self._count(first + 1)
-            value = finite_or_none(passes.metric.from_sums(np.array([numerator]), np.array([denominator]))[0])
+            terms = passes.counts.terms
+            first = 1 + len(passes.scorers) + terms * place  # after rows, labels of 1, and differing rows
+            sums = [np.array([self._count(number)]) for number in range(first, first + terms)]
+            value = finite_or_none(passes.metric.from_sums(*sums)[0]) if sums else None
             return None if value is None else MetricValue(value)
         zeros, ones = self._histogram(scorer)
         if passes.gate.metric == "calibration_error":
@@ -431,10 +518,11 @@ class StreamedRows(JudgedRows):
         metric = self.passes.metric
 
         def one_way(sums: FloatArray) -> ClusteredVariance:
-            return ratio_way(gate, metric, (sums[0], sums[1]), (sums[2], sums[3]), gain)
+            candidate_sums, reference_sums = np.split(sums, 2)
+            return sums_way(gate, metric, list(candidate_sums), list(reference_sums), gain)
 
         ways = [one_way(self._cluster_sums(way)[1]) for way in range(len(self.passes.ways))]
-        pairs = (lambda: one_way(self._pair_sums())) if self.passes.pairs_sums else None
+        pairs = (lambda: map(one_way, self._pair_sums())) if self.passes.pairs_sums else None
         clusters = self.clusters
         return estimate_jackknife_gain(gain, clusters.combine_ways(ways, pairs), clusters)
 
@@ -451,7 +539,7 @@ class StreamedRows(JudgedRows):
             return placement_way((sums[0], sums[1]), (sums[2], sums[3]), gain)
 
         ways = [one_way(self._cluster_sums(way)[1]) for way in range(len(self.passes.ways))]
-        pairs = (lambda: one_way(self._pair_sums())) if self.passes.pairs_sums else None
+        pairs = (lambda: map(one_way, self._pair_sums())) if self.passes.pairs_sums else None
         clusters = self.clusters
         by_clusters = clusters.combine_ways(ways, pairs)
         estimate = estimate_auc_gain(total, positives, negatives, by_clusters, clusters)
@@ -475,9 +563,10 @@ class StreamedRows(JudgedRows):
         order = np.argsort(self.passes.coders[way].ranks()[codes])
         return codes[order], sums[:, order]
 
-    def _pair_sums(self) -> FloatArray:
+    def _pair_sums(self) -> Iterator[FloatArray]:
         assert self.passes.pairs_sums
-        return self._of_group(*self.passes.pairs_sums.result(), parts=3)[1]
+        for sums in self.passes.pairs_sums:
+            yield self._of_group(*sums.result(), parts=3)[1]
 
     def _of_group(self, keys: Codes, sums: FloatArray, parts: int) -> tuple[Codes, FloatArray]:
         group = self.group or 0  # a gain of all rows is not asked for where there are groups
@@ -489,27 +578,60 @@ def _is_of_same_rows(column: object, label: object) -> TypeGuard[StreamedColumn]
     return isinstance(column, StreamedColumn) and isinstance(label, StreamedColumn) and column.rows is label.rows
 
 
+def _streamed_forecast_columns(gate: MetricGate, evidence: Evidence, label: StreamedColumn) -> dict[str, str]:
+    """Return the columns that say which rows of a forecast count; raises a NotComputedError where there are none."""
+    if evidence.prediction_type is None or evidence.prediction_type.kind != "forecast":
+        return {}
+    check_columns(gate, evidence)
+    columns = {name: getattr(evidence, name) for name in required_columns(gate)}
+    if faults := [
+        f"the {name} are not those of the labels' rows"
+        for name, column in columns.items()
+        if not _is_of_same_rows(column, label)
+    ]:
+        raise NotComputedError(*faults)
+    return {name: column.name for name, column in columns.items()}
+
+
+def _streamed_weights(evidence: Evidence, label: StreamedColumn) -> str | None:
+    """Return the column of weights; None if all rows count alike. Raises a NotComputedError as for those in memory."""
+    if evidence.weights is None:
+        return None
+    if isinstance(evidence.weights, MissingEvidence):
+        raise NotComputedError(f"the weights cannot be used: {evidence.weights.problem}")
+    if not _is_of_same_rows(evidence.weights, label):
+        raise NotComputedError("the weights are not those of the labels' rows")
+    stats = NO_VALUES
+    for [values] in iter_numbers(evidence.weights):
+        stats |= ColumnStats.from_array(values)
+    if faults := weight_faults(stats, label.rows.count):
+        raise NotComputedError(*faults)
+    return evidence.weights.name
+
+
 def _streamed_clusters(evidence: Evidence, label: StreamedColumn) -> tuple[dict[str, str], list[str]]:
-    """Return the column of each way of clusters, in order of names, and all faults."""
+    """Return the column of each way of clusters, days first, and all faults."""
     columns, faults = cluster_columns(evidence)
     for name, column in columns.items():
         if isinstance(column, MissingEvidence):
             faults.append(missing_cluster_fault(name, column))
         elif not _is_of_same_rows(column, label):
             faults.append(f"the clusters by {name} are not those of the labels' rows")
-    return ({} if faults else {name: columns[name].name for name in sorted(columns)}), faults
+    return ({} if faults else {name: column.name for name, column in columns.items()}), faults
 
 
-def iter_numbers(*columns: object) -> Iterator[list[FloatArray]]:
-    """Yield batches of columns (n,) of the same rows, streamed ones or whole ones in memory."""
+def iter_numbers(*columns: object, prediction: PredictionType | None = None) -> Iterator[list[FloatArray]]:
+    """Yield batches of columns of the same rows, streamed ones or whole ones in memory: predictions, or (n,)."""
     streamed = [column for column in columns if isinstance(column, StreamedColumn)]
     if not streamed:
-        yield [_to_numbers(column) for column in columns]
+        yield [_to_numbers(column, prediction) for column in columns]
         return
     if not all(_is_of_same_rows(column, streamed[0]) for column in columns):
         raise NotComputedError("some scores are in memory, others are read in batches")
     for numbers, _ in streamed[0].rows.batches([column.name for column in streamed]):
-        yield [_to_numbers(values) for values in numbers]
+        yield [
+            _to_numbers(_select(values, column), prediction) for values, column in zip(numbers, streamed, strict=True)
+        ]
 
 
 def scan_scores(column: object) -> tuple[ColumnStats, ScoreBins]:
@@ -518,7 +640,7 @@ def scan_scores(column: object) -> tuple[ColumnStats, ScoreBins]:
     stride = max(-(-count // SAMPLE_ROWS), 1)
     stats, sample = NO_VALUES, [np.empty(0)]
     for [scores] in iter_numbers(column):
-        sample.append(_take_every(scores, stats.size, stride))
+        sample.append(_take_sample(scores, stats.size, stride))
         stats |= ColumnStats.from_array(scores)
     return stats, ScoreBins.from_sample(np.concatenate(sample))
 
@@ -532,7 +654,7 @@ def count_scores(bins: ScoreBins, column: object, days: object = None) -> NDArra
     else:
         batches = ((numbers, []) for numbers in iter_numbers(column))
     for [values], texts in batches:
-        scores = _to_numbers(values)
+        scores = _to_numbers(_select(values, column) if isinstance(column, StreamedColumn) and texts else values)
         codes = coder.encode(texts[0]) if texts else np.zeros(scores.size, dtype=np.int64)
         is_named &= bool((codes >= 0).all())
         counts += [np.zeros(bins.count, dtype=np.int64) for _ in range(max(len(coder), 1) - len(counts))]
@@ -544,11 +666,11 @@ def count_scores(bins: ScoreBins, column: object, days: object = None) -> NDArra
 
 
 def sample_evidence(evidence: Evidence, max_rows: int) -> tuple[Evidence, int]:
-    """Return the evidence with an even sample of its streamed rows in memory, and how many rows one of it stands for.
+    """Return the evidence with a sample of its streamed rows in memory, and how many rows one of it stands for.
 
-    It is for plots. 1 means that it has all rows.
+    It is for plots. 1 means that it has all rows. The sample has about `max_rows` rows, and the same from any batches.
     """
-    strides = [1]
+    strides, sample_predictions = [1], partial(_sample_numbers, prediction=evidence.prediction_type)
 
     def load(column: Any, sample: Callable[[StreamedColumn, int], Any] = _sample_numbers) -> Any:
         if not isinstance(column, StreamedColumn):
@@ -564,33 +686,49 @@ def sample_evidence(evidence: Evidence, max_rows: int) -> tuple[Evidence, int]:
     loaded = replace(
         evidence,
         label=load(evidence.label),
-        candidate=load(evidence.candidate),
-        champion=load(evidence.champion),
-        recent_predictions=load(evidence.recent_predictions),
+        candidate=load(evidence.candidate, sample_predictions),
+        champion=load(evidence.champion, sample_predictions),
+        recent_predictions=load(evidence.recent_predictions, sample_predictions),
         clusters=load_each(evidence.clusters, _sample_texts),
         groups=load_each(evidence.groups, _sample_texts),
-        baselines=load_each(evidence.baselines, _sample_numbers),
+        baselines=load_each(evidence.baselines, sample_predictions),
+        weights=load(evidence.weights),
+        horizons=load(evidence.horizons),
+        scales=load(evidence.scales),
     )
     return loaded, max(strides)
 
 
-def _sample_numbers(column: StreamedColumn, stride: int) -> FloatArray:
-    first, parts = 0, [np.empty(0)]
-    for [values] in iter_numbers(column):
-        parts.append(_take_every(values, first, stride))
-        first += values.size
-    return np.concatenate(parts)
+def _sample_numbers(column: StreamedColumn, stride: int, prediction: PredictionType | None = None) -> FloatArray:
+    first, parts = 0, list[FloatArray]()
+    for [values] in iter_numbers(column, prediction=prediction):
+        parts.append(_take_sample(values, first, stride))
+        first += len(values)
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _take_every(values: FloatArray, first: int, stride: int) -> FloatArray:
-    """Return the rows whose number is a multiple of `stride`, copied, since a view would keep all of them."""
-    return values[-first % stride :: stride].copy()
+def _take_sample(values: FloatArray, first: int, stride: int) -> FloatArray:
+    """Return the rows of a batch that `_is_sampled` chooses, copied, since a view would keep all of them."""
+    return values[_is_sampled(first, len(values), stride)].copy()
+
+
+def _is_sampled(first: int, count: int, stride: int) -> NDArray[np.bool_]:
+    """Return which rows (count,), the first of which has the number `first`, are of a sample of one in `stride`.
+
+    By a hash of the number, not every `stride`-th: rows of a forecast, sorted by series and horizon, would be of a few
+    horizons only. The hash is the output function of SplitMix64 (Steele, Lea and Flood 2014, OOPSLA, 453-472).
+    """
+    number = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    number = (number ^ (number >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    sampled: NDArray[np.bool_] = (number ^ (number >> np.uint64(31))) % np.uint64(stride) == 0
+    return sampled
 
 
 def _sample_texts(column: StreamedColumn, stride: int) -> list[str | None]:
     first, texts = 0, list[str | None]()
     for _, [batch] in column.rows.batches([], [column.name]):
         names = [*batch.names, None]  # the last one for the code -1
-        texts += [names[code] for code in batch.codes[-first % stride :: stride].tolist()]
+        texts += [names[code] for code in batch.codes[_is_sampled(first, len(batch.codes), stride)].tolist()]
         first += len(batch.codes)
     return texts

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,10 @@ def find_column_faults(names: Sequence[str], source: RawSource, location: str) -
     fix = "deliver them, or correct `columns` of the source"
     if missing:
         problem = f"{len(missing)} declared columns are missing: {', '.join(missing)}"
-        similar = f"; it has undeclared {_join(extra)}" if extra else ""
-        yield Fault(location, problem + similar, fix)
+        undeclared = f"; it has undeclared {_join(extra)}" if extra else ""
+        similar = [(name, *get_close_matches(name, extra, n=1)) for name in missing]
+        meant = [f"{match[0]!r} for {name!r}" for name, *match in similar if match]
+        yield Fault(location, problem + undeclared, f"did you mean {', '.join(meant)}? If not, {fix}" if meant else fix)
     if doubled:
         yield Fault(location, f"has columns twice: {', '.join(doubled)}", "deliver each once")
     if extra and source.extra_columns == "refuse":

@@ -71,7 +71,7 @@ def _draft_line(name: str, column: _DraftColumn, presence: int, file_count: int)
     known_types = list(dict.fromkeys(kind for kind in column.types if not pat.is_null(kind)))
     if not known_types:
         return f'        {name!r}: "string",  # without a value in these files: correct the type'
-    declared = _common_type(known_types)
+    declared = common_type(known_types)
     if declared is None:
         kinds = ", ".join(map(str, known_types))
         return f"        # {name!r} has types that no declaration holds: {kinds}"
@@ -81,7 +81,7 @@ def _draft_line(name: str, column: _DraftColumn, presence: int, file_count: int)
     return f'        {name!r}: dict(type="{declared}", nullable=False),{comment}'
 
 
-def _common_type(kinds: Sequence[pa.DataType]) -> str | None:
+def common_type(kinds: Sequence[pa.DataType]) -> str | None:
     """Return the declared type that holds values of all of `kinds`, None if there is none."""
     if all(map(pat.is_decimal, kinds)):
         scale = max(kind.scale for kind in kinds)
@@ -89,7 +89,7 @@ def _common_type(kinds: Sequence[pa.DataType]) -> str | None:
         return f"decimal128({precision}, {scale})" if precision <= MAX_PRECISION else None
     if all(map(pat.is_list, kinds)):
         elements = [kind.value_type for kind in kinds if not pat.is_null(kind.value_type)]
-        element = _common_type(elements) if elements else "string"
+        element = common_type(elements) if elements else "string"
         return f"list<{element}>" if element and not element.startswith("list") else None
     if all(map(pat.is_timestamp, kinds)):
         zones = {kind.tz is not None for kind in kinds}

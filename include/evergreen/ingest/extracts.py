@@ -83,7 +83,7 @@ def check_connection(origin: RawQuery | RawTable, calendar: Calendar) -> None:
     elif origin.watermark:
         read_watermark(origin)
     else:
-        with _run_query(origin.connection, "SELECT 1", {}) as reader:
+        with run_query(origin.connection, "SELECT 1", {}) as reader:
             next(iter(reader.read_batches()))
 
 
@@ -114,7 +114,7 @@ def read_watermark(query: RawQuery) -> datetime | None:
         OSError: the database does not respond.
     """
     assert query.watermark
-    with _run_query(query.connection, query.watermark, {}) as reader:
+    with run_query(query.connection, query.watermark, {}) as reader:
         batch: Mapping[str, Any] = next(iter(reader.read_batches()), {})
         values = [value for column in batch.values() for value in column]
     value = values[0] if values else None
@@ -138,7 +138,7 @@ def _read_query(spec: FeatureSpec, file: RawFile, query: RawQuery) -> list[Fault
     try:
         if bounds:
             _check_is_complete(query, bounds["end"])
-        with _run_query(query.connection, query.sql, bounds) as reader:
+        with run_query(query.connection, query.sql, bounds) as reader:
             return _publish_rows(reader, spec.source(file.source), file, _query_inputs(spec, file, query))
     except ExtractError as error:
         return [Fault(file.location, str(error), error.fix)]
@@ -209,7 +209,7 @@ def _publish_rows(reader: PartReader, source: RawSource, file: RawFile, inputs: 
 
 
 @contextmanager
-def _run_query(connection: str, sql: str, parameters: Mapping[str, datetime]) -> Iterator[PartReader]:
+def run_query(connection: str, sql: str, parameters: Mapping[str, datetime]) -> Iterator[PartReader]:
     """Run a query, and yield its rows. Values are bound, never written into its text."""
     url = settings().connections.get(connection)
     if url is None:

@@ -250,6 +250,10 @@ class Dataset:
         """Return a local path of the file `name` of a published partition: of the file itself, or of a copy of it."""
         return self.root / manifest.files[name].path
 
+    def published_path(self, manifest: Manifest, name: str) -> UPath | Path:
+        """Return the path at which the file `name` of a published partition is stored, here or in an object store."""
+        return self.root / manifest.files[name].path
+
     def stage(self, partition: str, fingerprint: str) -> Path:
         """Create and return an empty folder to prepare a partition in. Two attempts never share a folder."""
         folder = self._staging_folder(partition, fingerprint) / uuid.uuid4().hex
@@ -280,12 +284,18 @@ class Dataset:
         return cached
 
     def publish(
-        self, partition: str, fingerprint: str, files: Mapping[str, Path], inputs: Mapping[str, Any]
+        self,
+        partition: str,
+        fingerprint: str,
+        files: Mapping[str, Path],
+        inputs: Mapping[str, Any],
+        *,
+        keeps_published: bool = False,
     ) -> Manifest:
-        """Make `files` (name → staged file) the content of `partition`, atomically.
+        """Make `files` (name → staged file) the content of `partition`, atomically; return what is published then.
 
         Does nothing if this fingerprint is published already: a concurrent attempt or a re-run succeeds even if its
-        staged files are gone.
+        staged files are gone. With `keeps_published` any other that is published stays, too: the first one wins.
         """
         if manifest := self.find(partition, fingerprint):
             return manifest
@@ -293,7 +303,7 @@ class Dataset:
             _check_name(name)
         try:
             entries = {name: self._describe_file(name, partition, file) for name, file in sorted(files.items())}
-            manifest = self._put_manifest(Manifest(partition, fingerprint, inputs, entries), files)
+            manifest = self._put_manifest(Manifest(partition, fingerprint, inputs, entries), files, keeps_published)
         except FileNotFoundError:
             # A concurrent attempt has published them, and removed the staged files.
             if published := self.find(partition, fingerprint):
@@ -302,11 +312,15 @@ class Dataset:
         self._discard_staged(partition, fingerprint)
         return manifest
 
-    def _put_manifest(self, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
+    def _put_manifest(self, manifest: Manifest, files: Mapping[str, Path], keeps_published: bool) -> Manifest:
         """Publish `manifest`, unless its fingerprint is published by now; return what is, as readers will get it."""
         path, data = self.manifest_path(manifest.partition), manifest.to_json().encode()
         replaced = self.read_published(manifest.partition)
-        while not (replaced and replaced.manifest and replaced.manifest.fingerprint == manifest.fingerprint):
+        while not (
+            replaced
+            and replaced.manifest
+            and (keeps_published or replaced.manifest.fingerprint == manifest.fingerprint)
+        ):
             with self._share_lock():
                 for name, entry in manifest.files.items():
                     self._store_file(files[name], entry)
@@ -503,12 +517,29 @@ def published_files(
     Return None if `path` is not in a dataset, so that readers can treat it as an ordinary path. Whoever reads several
     tables passes a `read_manifests` that remembers, so that all are of one state, which is read once.
     """
+    table = find_published_table(path, read_manifests)
+    return table and {
+        str(table.dataset.file_path(manifest, table.name)): manifest.files[table.name].schema or {}
+        for manifest in table.manifests
+    }
+
+
+class PublishedTable(NamedTuple):
+    """The files that are published under one name in a dataset."""
+
+    dataset: Dataset
+    name: str
+    manifests: Sequence[Manifest]
+    """Those that have such a file, oldest partition first."""
+
+
+def find_published_table(
+    path: str, read_manifests: Callable[[Dataset], list[Manifest]] = Dataset.manifests
+) -> PublishedTable | None:
+    """Return what is published under `<dataset>/<name>`, as `published_files` does, without a copy of any file."""
     folder = storage_path(path)
     dataset = dataset_at(folder.parent)
     if not dataset.exists():
         return None
     manifests = [manifest for manifest in read_manifests(dataset) if folder.name in manifest.files]
-    return {
-        str(dataset.file_path(manifest, folder.name)): manifest.files[folder.name].schema or {}
-        for manifest in manifests
-    }
+    return PublishedTable(dataset, folder.name, manifests)

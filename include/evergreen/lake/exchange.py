@@ -29,14 +29,15 @@ from pathlib import Path
 
 from evergreen import object_store, storage
 from evergreen.errors import Fault, SettingsError
-from evergreen.lake.datasets import RENEW_AFTER_S
-from evergreen.lake.retention import Removal
+from evergreen.lake.datasets import RENEW_AFTER_S, Dataset, Manifest
+from evergreen.lake.retention import Removal, end_uploads
 from evergreen.settings import settings, variable_name
 from evergreen.storage import UPath, file_sha256
 
 _INPUTS, _JOBS = "inputs", "jobs"
 _USED = ".used"
 _PART = ".parquet"
+_SCHEMES = {"s3": "s3a", "s3a": "s3a", "gs": "gs", "gcs": "gs", "az": "abfss"}  # of Spark's clients
 _JOB_FOLDER = re.compile(r"[0-9a-f]{32}")
 _CHUNK_BYTES = 8 << 20
 
@@ -51,6 +52,10 @@ class JobExchange(ABC):
     @abstractmethod
     def provide(self, file: Path) -> str:
         """Return the URI at which Spark reads the local Parquet file `file`."""
+
+    def provide_published(self, dataset: Dataset, manifest: Manifest, name: str) -> str:
+        """Return the URI at which Spark reads the file `name` of a published partition."""
+        return self.provide(dataset.file_path(manifest, name))
 
     @abstractmethod
     def uri(self, path: str) -> str:
@@ -129,6 +134,12 @@ class ObjectExchange(JobExchange):
             object_store.put_chunks(iter([b""]), copy.with_name(copy.name + _USED))
         return spark_uri(copy)
 
+    def provide_published(self, dataset: Dataset, manifest: Manifest, name: str) -> str:
+        published = dataset.published_path(manifest, name)
+        if isinstance(published, Path) or _SCHEMES.get(published.protocol) != _SCHEMES.get(self.root.protocol):
+            return super().provide_published(dataset, manifest, name)
+        return spark_uri(published)
+
     def uri(self, path: str) -> str:
         return spark_uri(self.folder / path)
 
@@ -178,12 +189,10 @@ def spark_uri(file: UPath) -> str:
         SettingsError: it is in Azure, and no variable names the storage account.
     """
     bucket, _, key = file.path.lstrip("/").partition("/")
-    if file.protocol in ("s3", "s3a"):
-        return f"s3a://{bucket}/{key}"
-    if file.protocol in ("gs", "gcs"):
-        return f"gs://{bucket}/{key}"
-    account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
-    if file.protocol == "az" and account:
+    scheme, account = _SCHEMES.get(file.protocol), os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if scheme in ("s3a", "gs"):
+        return f"{scheme}://{bucket}/{key}"
+    if scheme == "abfss" and account:
         return f"abfss://{bucket}@{account}.dfs.core.windows.net/{key}"
     problem = f"is {file.protocol}://{bucket}, for which Spark has no name"
     fix = "set AZURE_STORAGE_ACCOUNT_NAME" if file.protocol == "az" else "use s3://, gs://, az://, or a folder"
@@ -212,13 +221,8 @@ def remove_leftovers(cutoff: float, *, is_dry_run: bool) -> Iterator[Removal]:
             if not is_dry_run:
                 _remove(root / place)
             yield Removal("staged", place, sizes[place], changed_at)
-    if isinstance(root, Path):
-        return
-    for upload in object_store.list_uploads(root):
-        if upload.started_at < cutoff:
-            if not is_dry_run:
-                object_store.abort_upload(root, upload)
-            yield Removal("staged", upload.path, upload.size, upload.started_at)
+    if not isinstance(root, Path):
+        yield from end_uploads(root, cutoff, is_dry_run=is_dry_run)
 
 
 def _list_files(root: UPath | Path) -> Iterator[tuple[str, int, float]]:

@@ -4,8 +4,8 @@ A step passes the packages that compute its result to `code_of`. Their code is
 
 - every module of these packages, and the modules that they import, wherever the import statement is. Imports are
   followed into Evergreen's packages and the model folders, but not into those of `CARRIERS`: these declare, locate
-  and transport what a step reads, and the step's inputs hold that by value or by content hash. A step that computes
-  with one of their modules passes it as well;
+  and transport what a step reads, and the step's inputs hold that by value or by content hash. Those of
+  `TRAINER_LIBRARY` compute, and are followed. A step that computes with another module of a carrier passes it as well;
 - all of a package that the spec names in `code_packages`, if one of these modules imports it;
 - the other files beside these modules: templates, lookup tables.
 
@@ -33,6 +33,9 @@ from evergreen.storage import file_sha256
 CARRIERS = frozenset(
     {"errors", "lake", "object_store", "registry", "settings", "spec", "storage", "training", "window"}
 )
+
+TRAINER_LIBRARY = frozenset(f"evergreen.training.{name}" for name in ("categories", "sklearn_onnx", "xgboost_rows"))
+"""What the `train.py` of a model computes with: its model changes with them."""
 
 _FOLLOWED = ("evergreen.", "evergreen_models.")
 
@@ -115,9 +118,11 @@ def _modules(package: str) -> list[str]:
 
 def _followed_module(name: str) -> str | None:
     """Return the module that has the imported name, if its code counts."""
-    if not name.startswith(_FOLLOWED) or (name.startswith("evergreen.") and name.split(".")[1] in CARRIERS):
-        return None
     package = name.rpartition(".")[0]
+    if not name.startswith(_FOLLOWED):
+        return None
+    if name.startswith("evergreen.") and name.split(".")[1] in CARRIERS and not {name, package} & TRAINER_LIBRARY:
+        return None
     return next((module for module in (name, package) if "." in module and _source_file(module)), None)
 
 

@@ -34,7 +34,7 @@ from typing import Literal
 from evergreen import object_store
 from evergreen.lake.datasets import Dataset, Manifest, lake_root
 from evergreen.lake.object_datasets import ObjectDataset, is_tombstone
-from evergreen.storage import change_storage_class, fsync_path
+from evergreen.storage import UPath, change_storage_class, fsync_path
 
 _PUBLISHED_FILE_PATTERN = re.compile(r"[0-9a-f]{32}(\.\w+)*")
 _OBJECT_PATTERN = re.compile(r"[0-9a-f]{32}-[0-9a-f]{12}(\.\w+)*")
@@ -217,6 +217,18 @@ def apply_removals(dataset: Dataset, removals: Iterable[Removal], rule: Retentio
             yield removal
         elif removal.kind == "expired" and rule.oldest_first:
             return
+
+
+def end_uploads(folder: UPath, cutoff: float, *, is_dry_run: bool) -> Iterator[Removal]:
+    """End uploads below `folder` that began before `cutoff` and that nobody has completed; yield each.
+
+    Those of S3: in other stores they end by themselves, after a week.
+    """
+    for upload in object_store.list_uploads(folder):
+        if upload.started_at < cutoff:
+            if not is_dry_run:
+                object_store.abort_upload(folder, upload)
+            yield Removal("staged", upload.path, upload.size, upload.started_at)
 
 
 def _remove_partition(dataset: Dataset, removal: Removal, rule: RetentionRule, now: float) -> bool:

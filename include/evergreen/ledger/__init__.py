@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from evergreen.errors import LedgerError
 from evergreen.ledger.entries import (
+    AlarmRaised,
     BacktestRecorded,
     ChallengerWithdrawn,
     ChampionLost,
@@ -32,6 +33,8 @@ from evergreen.ledger.entries import (
     PromotionRejected,
     PromotionsFrozen,
     PromotionsUnfrozen,
+    RetrainRefused,
+    RetrainRequested,
     VerdictRecorded,
     VersionPromoted,
     VersionRegistered,
@@ -44,6 +47,7 @@ from evergreen.settings import settings
 from evergreen.spec import Name
 
 __all__ = [
+    "AlarmRaised",
     "BacktestRecorded",
     "ChallengerWithdrawn",
     "ChampionLost",
@@ -59,6 +63,8 @@ __all__ = [
     "PromotionsFrozen",
     "PromotionsUnfrozen",
     "Registration",
+    "RetrainRefused",
+    "RetrainRequested",
     "VerdictRecorded",
     "VersionPromoted",
     "VersionRegistered",

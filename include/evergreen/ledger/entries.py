@@ -49,6 +49,7 @@ class VerdictRecorded(Frozen):
     champion_version: str | None = Field(description="version that the candidate was compared with, if any")
     champion_content: Sha256 | None = Field(description="`candidate_content` of that version's own verdict")
     verdict: Verdict
+    cause: NonEmptyStr | None = Field(None, description="of a run that alarms have asked for: what they say")
     later_look: LaterLook | None = Field(None, description="None: the first look")
     evidence: dict[str, RelativePath] = Field(
         default_factory=dict, description="evaluation and report, relative to the lake"
@@ -183,6 +184,50 @@ class BacktestRecorded(Frozen):
     report: RelativePath = Field(description="relative to the lake")
 
 
+class AlarmRaised(Frozen):
+    """Monitoring has found a change in the data of the champion, or a loss of its performance.
+
+    Whether it goes on says the record of monitoring.
+
+    Late or corrected data may change the past, and raise an alarm again for another day: what was raised stays.
+    """
+
+    kind: Literal["alarm"] = "alarm"
+    champion: NonEmptyStr = Field(description="its version at that time")
+    champion_content: Sha256
+    rule: Literal["break", "drift", "performance"] = Field(
+        description="`break` and `drift` of data; `performance`: worse on matured labels than when it was judged"
+    )
+    day: date = Field(description="the day, or the first day of the week, whose data raised it")
+    changes: tuple[NonEmptyStr, ...] = Field(
+        min_length=1, description="`table.column measure` of each change; of a performance, `gate performance`"
+    )
+    metric: NonEmptyStr | None = Field(
+        None,
+        description="of a performance, a digest of what the gate's metric is",
+        exclude_if=lambda value: value is None,
+    )
+
+
+class RetrainRequested(Frozen):
+    """Open alarms ask for a retrain. The run follows from this entry, so that it is started once."""
+
+    kind: Literal["retrain_requested"] = "retrain_requested"
+    alarm_entries: tuple[EntryNumber, ...] = Field(min_length=1, description="numbers of the entries with the alarms")
+    as_of: Period = Field(description="the run uses only what was known when this period began")
+    cause: NonEmptyStr = Field(description="what the alarms say")
+
+
+class RetrainRefused(Frozen):
+    """Open alarms would ask for a retrain, and may not for now."""
+
+    kind: Literal["retrain_refused"] = "retrain_refused"
+    alarm_entries: tuple[EntryNumber, ...] = Field(min_length=1, description="numbers of the entries with the alarms")
+    as_of: Period
+    obstacle: Literal["cooldown", "budget", "pause", "data"]
+    reason: NonEmptyStr
+
+
 LedgerEvent = (
     VerdictRecorded
     | VersionRegistered
@@ -197,6 +242,9 @@ LedgerEvent = (
     | PromotionRejected
     | ChangeAccepted
     | BacktestRecorded
+    | AlarmRaised
+    | RetrainRequested
+    | RetrainRefused
 )
 
 

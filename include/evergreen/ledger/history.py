@@ -132,11 +132,18 @@ class EntryHistory(Sequence[LedgerEntry]):
         """Return the hash of the last entry; empty without entries."""
         return self.records[-1].hash if self.records else ""
 
-    def find_last(self, kind: type[LedgerEvent], /, **fields: object) -> LedgerEntry | None:
-        """Return the newest entry with an event of `kind` that has these values of its fields."""
+    def find_last(
+        self, kind: type[LedgerEvent], before_entry: int | None = None, /, **fields: object
+    ) -> LedgerEntry | None:
+        """Return the newest entry with an event of `kind` that has these values of its fields.
+
+        With `before_entry`, only of those before that.
+        """
         kind_name = kind.model_fields["kind"].default
         keys = {name: _index_key(value) for name, value in fields.items() if name in _INDEXED_FIELDS}
-        for number, record in zip(range(len(self), 0, -1), reversed(self.records), strict=True):
+        count = len(self) if before_entry is None else before_entry - 1
+        records = islice(reversed(self.records), len(self) - count, None)
+        for number, record in zip(range(count, 0, -1), records, strict=True):
             if record.kind == kind_name and keys.items() <= record.keys.items():
                 entry = self[number - 1]
                 if all(getattr(entry.event, name) == value for name, value in fields.items()):

@@ -310,7 +310,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             return replace(state, is_frozen=False)
         case events.VerdictRecorded() as event:
             return _judge(state, event, entry.number)
-        case events.BacktestRecorded():
+        case events.BacktestRecorded() | events.AlarmRaised() | events.RetrainRequested() | events.RetrainRefused():
             return state
         case _ as never:
             assert_never(never)
@@ -401,6 +401,12 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
             return _verdict_problem(state, event) or _future_problem(entry, event.judged_as_of)
         case events.BacktestRecorded():
             return _future_problem(entry, event.as_of)
+        case events.AlarmRaised(champion_content=content, champion=version):
+            if state.last_tenure(content) is None:
+                return f"it is about version {version}, whose content was never champion"
+            return _future_problem(entry, str(event.day))
+        case events.RetrainRequested() | events.RetrainRefused():
+            return _alarm_problem(state, event.alarm_entries) or _future_problem(entry, event.as_of)
         case events.VersionRegistered():
             return _reference_problem(state, event.verdict_entry)
         case events.VersionPromoted() | events.PromotionDeferred():
@@ -431,6 +437,13 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
 def _reference_problem(state: LedgerState, verdict_entry: int) -> str | None:
     if state.find_verdict_event(verdict_entry) is None:
         return f"it refers to the verdict in entry {verdict_entry}, which holds none"
+    return None
+
+
+def _alarm_problem(state: LedgerState, alarm_entries: Sequence[int]) -> str | None:
+    for number in alarm_entries:
+        if number > state.head_number or not isinstance(state.entries[number - 1].event, events.AlarmRaised):
+            return f"it refers to the alarm in entry {number}, which holds none"
     return None
 
 

@@ -29,9 +29,10 @@ RETRY_ARGS: Mapping[str, Any] = {
 log = logging.getLogger(__name__)
 
 
-def dag_run_info(context: Any, *, excluded_conf_keys: tuple[str, ...] = ()) -> DagRunInfo:
+def dag_run_info(context: Any, *, excluded_conf_keys: tuple[str, ...] = (), cause: str | None = None) -> DagRunInfo:
     """The facts of the run of a task's context; `excluded_conf_keys` are conf keys that are not periods.
 
+    `cause` is what the alarms say that asked for the run, if some did.
     The run type, not the run id, identifies a backfill: one that re-runs an existing run keeps its id. A run that was
     asked for is requested at its logical date, if it has one; the data interval that Airflow infers is ignored.
     """
@@ -49,6 +50,7 @@ def dag_run_info(context: Any, *, excluded_conf_keys: tuple[str, ...] = ()) -> D
         run_id=run.run_id,
         logical_date=run.logical_date,
         started_at=run.start_date,
+        cause=cause,
     )
 
 
@@ -97,6 +99,17 @@ def requester(context: Any) -> str:
     """The run, and the user who triggered it if there is one."""
     user = context["dag_run"].triggering_user_name
     return f"{user}, {dag_run_name(context)}" if user else dag_run_name(context)
+
+
+def trigger_dag_run(dag_id: str, run_id: str, conf: Mapping[str, Any]) -> bool:
+    """Create a run of another DAG, and return whether there was none with this id yet."""
+    # As Airflow's own TriggerDagRunOperator does, which fails or skips its task where the run exists.
+    from airflow.sdk.exceptions import ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse, TriggerDagRun
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    response = SUPERVISOR_COMMS.send(TriggerDagRun(dag_id=dag_id, run_id=run_id, conf=dict(conf)))
+    return not (isinstance(response, ErrorResponse) and response.error == ErrorType.DAGRUN_ALREADY_EXISTS)
 
 
 def skip_tasks(context: Any, result: Any, task_ids: Sequence[str]) -> NoReturn:

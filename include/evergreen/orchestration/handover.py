@@ -16,6 +16,7 @@ from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
 
 if TYPE_CHECKING:
+    from evergreen.batch_predictions import ScoringModel
     from evergreen.evaluation import Champion
     from evergreen.lake.datasets import Manifest
     from evergreen.ledger import VerdictRecorded
@@ -76,6 +77,8 @@ class RetrainPlan(Handover):
     end: Period
     run_reason: RunReason
     calendar: Calendar
+    cause: str | None = None
+    """What the alarms say that asked for the run, if some did."""
     champion_version: str | None = None
     champion_content: str | None = None
     """What was champion when the run was planned; its version is a name."""
@@ -88,7 +91,7 @@ class RetrainPlan(Handover):
     """Why the run trains and judges nothing: the model is frozen or cooling down."""
 
     def window(self) -> Window:
-        return Window.from_range(self.start, self.end, self.run_reason, self.calendar)
+        return Window.from_range(self.start, self.end, self.run_reason, self.calendar, self.cause)
 
     def champion(self) -> Champion | None:
         """The version that the candidate is judged against."""
@@ -151,6 +154,26 @@ class LookPlan(Handover):
         assert content
         assert self.labels_until
         return Champion(version, self.labels_until, content=content)
+
+
+class ScorePlan(Handover):
+    """Result of `plan` of the score DAG."""
+
+    periods: tuple[Period, ...] = ()
+    """The periods that the run scores."""
+    rescore: bool = False
+    model_version: str | None = None
+    model_content: str | None = None
+    labels_until: Period | None = None
+    """The champion, and until when it has learned from labels; None: there is none."""
+
+    def scoring_model(self) -> ScoringModel:
+        from evergreen.batch_predictions import ScoringModel
+
+        assert self.model_version
+        assert self.model_content
+        assert self.labels_until
+        return ScoringModel(self.model_version, self.model_content, self.labels_until)
 
 
 class ScoredLook(Handover):

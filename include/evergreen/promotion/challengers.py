@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 from evergreen import ledger
 from evergreen.lake import fingerprints
@@ -28,9 +29,7 @@ def comparison_obstacle(
         return "the candidate is the challenger already, byte for byte, and gathers evidence"
     if problem := rules.champion_problem(state, as_of, compared_version, compared_content):
         return problem
-    if reason := evidence_wait(state, model, as_of):
-        return reason
-    return None if model.keep_candidates_ready else _promotion_pause(state, model, as_of)
+    return training_pause(state, model, as_of)
 
 
 def evidence_wait(state: ledger.LedgerState, model: ModelSpec, as_of: str) -> str | None:
@@ -42,6 +41,12 @@ def evidence_wait(state: ledger.LedgerState, model: ModelSpec, as_of: str) -> st
         f"version {state.challenger} gathers evidence until {evidence_end(state, model)}, when {model.name}.monitor "
         f"withdraws it if it is not champion; for another candidate now, `evergreen withdraw {model.name} --reason …`"
     )
+
+
+def training_pause(state: ledger.LedgerState, model: ModelSpec, as_of: str) -> str | None:
+    """Return why a retrain trains nothing for now: a challenger gathers evidence, a freeze, the cooldown; else None."""
+    pause = evidence_wait(state, model, as_of)
+    return pause if pause or model.keep_candidates_ready else _promotion_pause(state, model, as_of)
 
 
 def neglect_reason(state: ledger.LedgerState, model: ModelSpec, as_of: str) -> str | None:
@@ -71,7 +76,7 @@ def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: str | 
         return problem
     if event.candidate_content in state.barred_contents:
         return rules.BARRED
-    if not model.monitors:
+    if not model.gathers_evidence:
         return "the spec lets no candidate gather evidence any more"
     if event.fingerprints.get("gates") != gates_fingerprint(model):
         return "the model's gates have changed since its first look: evidence by other gates does not count"
@@ -135,5 +140,11 @@ def _promotion_pause(state: ledger.LedgerState, model: ModelSpec, as_of: str) ->
 
 
 def gates_fingerprint(model: ModelSpec) -> str:
-    """Return the fingerprint of the specs of the model's gates."""
-    return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])
+    """Return the fingerprint of the specs of the model's gates, and of what else in its spec every look measures by."""
+    content: list[Any] = [gate.model_dump(mode="json") for gate in model.gates]
+    # Only where they are set, so that models without them keep their fingerprint.
+    if model.weight:
+        content.append({"weight": model.weight})
+    if model.forecast:
+        content.append({"forecast": model.forecast.model_dump(mode="json")})
+    return fingerprints.compute_fingerprint(content)

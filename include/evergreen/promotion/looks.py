@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from evergreen import evaluation, gates, ledger
 from evergreen.errors import PromotionRefusedError
+from evergreen.explanations.verdict_importance import record_importance
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import challengers, rules, service
 from evergreen.promotion.verdict_tables import follow_verdicts
@@ -73,6 +74,11 @@ def judge_look(model: ModelSpec, context: LookContext) -> int:
     anchors.update_anchor(model.name)
     entry = ledger.append_decision(model.name, context.run, decide)
     aliases.sync_aliases(model.name)
+    from evergreen.feature_store.training_sets import look_dataset  # it loads Feast
+
+    if isinstance(entry.event, ledger.VerdictRecorded):
+        report = datasets.lake_path(entry.event.evidence["report"])
+        record_importance(model, report, context.evaluation, look_dataset(model), context.examples, None)
     service.verdict_report_path(model, entry.number)
     follow_verdicts(model.name)
     return entry.number

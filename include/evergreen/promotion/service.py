@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evergreen import evaluation, gates, ledger, storage
 from evergreen.errors import InputsChangedError, PromotionRefusedError, RegistryError, ScoringError, SignatureError
+from evergreen.explanations.verdict_importance import read_importance, record_importance
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
@@ -34,6 +35,7 @@ class EvaluationContext:
     Attributes:
         run: DAG id and run id.
         champion_version: the version that the candidate was compared with.
+        cause: what the alarms say that asked for the run, if some did.
     """
 
     run: str
@@ -42,6 +44,7 @@ class EvaluationContext:
     candidate: datasets.Manifest
     evaluation: datasets.Manifest
     champion_version: str | None
+    cause: str | None = None
 
 
 def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
@@ -87,7 +90,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         elif state.challenger and (reason := challengers.neglect_reason(state, model, as_of)):
             return rules.decide_withdrawal(state, state.challenger, reason)
         # One challenger at a time: beside one that has passed its gates, the holdout decides.
-        accumulates = model.monitors and (state.challenger is None or state.open_comparison is not None)
+        accumulates = model.gathers_evidence and (state.challenger is None or state.open_comparison is not None)
         judged = _judge(model, evidence, basis, state.entries.comparisons(), accumulates)
         if state.challenger and state.open_comparison and any(result.alpha for result in judged.results):
             return rules.decide_withdrawal(state, state.challenger, f"replaced by the candidate of {context.run}")
@@ -105,6 +108,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             champion_version=context.champion_version,
             champion_content=champion_content,
             verdict=verdict,
+            cause=context.cause,
             evidence=verdict_files(model, context.evaluation, basis) | slice_files,
             fingerprints=basis,
         )
@@ -113,6 +117,12 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     while isinstance(entry.event, ledger.ChallengerWithdrawn):
         aliases.sync_aliases(model.name)
         entry = ledger.append_decision(model.name, context.run, decide)
+    from evergreen.feature_store import training_sets  # it loads Feast
+
+    if isinstance(entry.event, ledger.VerdictRecorded):
+        report = datasets.lake_path(entry.event.evidence["report"])
+        examples = training_sets.training_set_dataset(model)
+        record_importance(model, report, context.evaluation, examples, context.training_set, context.candidate)
     verdict_report_path(model, entry.number)
     follow_verdicts(model.name)
     return entry.number
@@ -145,7 +155,8 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> UPath:
         whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
-    page = gate_report.render_gate_report(model, whole_event, evidence, earlier).encode()
+    importance = read_importance(file)
+    page = gate_report.render_gate_report(model, whole_event, evidence, earlier, importance).encode()
     storage.update_file(file, lambda _: page)
     return file
 

@@ -25,6 +25,7 @@ from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.ledger import LedgerState, VerdictRecorded
 
 _PAGE_LENGTH = 100
+_MAX_TRIES = 10  # of a page, while other writers publish it
 _ROWS_VERSION = 1  # to be raised when the same entries give other rows
 
 _Row = dict[str, Any]
@@ -42,7 +43,9 @@ def follow_verdicts(model: str) -> None:
     """
 
     def sync(table_format: tables.TableFormat) -> None:
-        tables.sync_tables(publish_verdicts(model), table_format, [])
+        # By name: in an object store, two publications of a page within a second have the same time.
+        dataset, pages = _publish_pages(model)
+        tables.sync_tables(dataset, table_format, pages)
 
     tables.try_sync(f"verdict_tables/{model}", sync)
 
@@ -55,15 +58,23 @@ def publish_verdicts(model: str, *, all_pages: bool = False) -> Dataset:
     Raises:
         LedgerError: the ledger is damaged.
     """
+    return _publish_pages(model, all_pages=all_pages)[0]
+
+
+def _publish_pages(model: str, *, all_pages: bool = False) -> tuple[Dataset, set[str]]:
+    """Do what `publish_verdicts` does; return the dataset, and the partitions that were published."""
     dataset, state = open_verdict_tables(model), ledger.read_state(model)
+    published: set[str] = set()
     while True:
         for page, hashes in reversed(_verdict_hashes(state).items()):
-            if not _publish_page(dataset, state, page, hashes) and not all_pages:
+            if _publish_page(dataset, state, page, hashes):
+                published.add(_partition_name(page))
+            elif not all_pages:
                 break
         # A writer that had read less of the ledger may have come last; it reads on, and so it ends with everything.
         state, earlier = ledger.read_state(model), state
         if state.entries.head_hash == earlier.entries.head_hash:
-            return dataset
+            return dataset, published
 
 
 def _verdict_hashes(state: LedgerState) -> dict[int, dict[int, str]]:
@@ -79,7 +90,7 @@ def _verdict_hashes(state: LedgerState) -> dict[int, dict[int, str]]:
 def _publish_page(dataset: Dataset, state: LedgerState, page: int, hashes: Mapping[int, str]) -> bool:
     """Publish a page; return False if it was published already."""
     inputs = {"entries": {str(number): digest for number, digest in hashes.items()}, "rows_version": _ROWS_VERSION}
-    partition, fingerprint = f"page={page:06}", compute_fingerprint(inputs)
+    partition, fingerprint = _partition_name(page), compute_fingerprint(inputs)
     if dataset.find(partition, fingerprint):
         return False
     verdicts, gates = list[_Row](), list[_Row]()
@@ -88,17 +99,27 @@ def _publish_page(dataset: Dataset, state: LedgerState, page: int, hashes: Mappi
         assert isinstance(entry.event, VerdictRecorded)
         verdicts.append({"entry": number, "recorded_at": entry.recorded_at, **_verdict_row(number, entry.event)})
         gates += [{"entry": number, **row} for row in _gate_rows(entry.event)]
-    staged = dataset.stage(partition, fingerprint)
-    files = {"verdicts": staged / "verdicts.parquet", "gates": staged / "gates.parquet"}
-    try:
-        _write_rows(files["verdicts"], _VERDICT_COLUMNS, verdicts)
-        _write_rows(files["gates"], _GATE_COLUMNS, gates)
-    except FileNotFoundError:
-        # Another writer has published the page, and removed what is staged for it.
-        if dataset.find(partition, fingerprint) is None:
-            raise
-    dataset.publish(partition, fingerprint, files, inputs)
-    return True
+    tries = 0
+    while True:
+        tries += 1
+        staged = dataset.stage(partition, fingerprint)
+        files = {"verdicts": staged / "verdicts.parquet", "gates": staged / "gates.parquet"}
+        try:
+            _write_rows(files["verdicts"], _VERDICT_COLUMNS, verdicts)
+            _write_rows(files["gates"], _GATE_COLUMNS, gates)
+            dataset.publish(partition, fingerprint, files, inputs)
+        except FileNotFoundError:
+            # Another writer has published these rows, and removed what is staged for them; a third one may have
+            # replaced them since.
+            if tries == _MAX_TRIES:
+                raise
+            if dataset.find(partition, fingerprint) is None:
+                continue
+        return True
+
+
+def _partition_name(page: int) -> str:
+    return f"page={page:06}"
 
 
 _VERDICT_COLUMNS = {

@@ -21,7 +21,7 @@ from evergreen import ledger
 from evergreen.errors import LedgerError, RegistryError
 from evergreen.ledger.entries import EntryNumber
 from evergreen.registry import signing
-from evergreen.registry.versions import NOT_FOUND_CODES, registry_client
+from evergreen.registry.versions import NOT_FOUND_CODES, registry_client, tracking_uri
 from evergreen.settings import settings
 from evergreen.spec import Frozen
 from evergreen.storage import Sha256
@@ -91,7 +91,7 @@ def replace_anchor(model_name: str) -> int:
         raise RegistryError("the anchor of a ledger must be signed: set EVERGREEN_SIGNING_KEY too")
     if _read_tag(client, model_name) is None:
         raise RegistryError(
-            f"{settings().mlflow} has no registered model {model_name}: the next run of {model_name}.retrain registers "
+            f"{tracking_uri()} has no registered model {model_name}: the next run of {model_name}.retrain registers "
             "one, and anchors the ledger"
         )
     while not _try_write(client, model_name, state):

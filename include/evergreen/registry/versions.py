@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 # Read when MLflow is imported. Its default would let a registered file run code on loading.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -41,34 +42,49 @@ from evergreen.errors import (
 from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates import Verdict
 from evergreen.lake import datasets, fingerprints
+from evergreen.local_services import accepts_connections, local_service_urls
 from evergreen.registry import signing
 from evergreen.scoring import predictions, predictors
 from evergreen.scoring.predictions import Champion
 from evergreen.scoring.predictors import Predictor
-from evergreen.settings import settings
+from evergreen.settings import SecretUrl, parse_host_and_port, settings
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import UPath
 from evergreen.training import TrainingResult, candidates, cost
 from evergreen.training.attempt import read_attempts
 
+ARTIFACTS_FOLDER = "mlflow-artifacts"
+"""Folder in the home folder with the files of versions, of a registry that needs no other machine."""
 CANDIDATE_ALIAS = "candidate"
 NOT_FOUND_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's choice depends on what is missing
 
 log = logging.getLogger(__name__)
 
+_CONNECT_TIMEOUT_S = 5.0
+
 _INPUTS_KEY = "evergreen_inputs"
+# For those who load the file without Evergreen, which undoes the transform.
+_TRANSFORM_KEY, _TRANSFORM_TAG = "evergreen_target_transform", "evergreen.target_transform"
 _FINGERPRINT_TAG, _MANIFEST_TAG, _SIGNED_BY_TAG = "evergreen.fingerprint", "evergreen.manifest", "evergreen.signed_by"
 
 
+def tracking_uri() -> SecretUrl:
+    """Return the tracking URI of the settings; where they name none, that of the local stack's server while it runs."""
+    config = settings()
+    url = None if "mlflow" in config.model_fields_set else local_service_urls().get("mlflow")
+    return SecretUrl(url) if url else config.mlflow
+
+
 def registry_client() -> mlflow.MlflowClient:
-    """Return a client of the configured MLflow server."""
-    uri = settings().mlflow.get_secret_value()
+    """Return a client of MLflow at `tracking_uri`."""
+    url = tracking_uri()
+    uri = url.get_secret_value()
     login = urlsplit(uri)
     if login.scheme in ("http", "https") and login.username:
         # MLflow's errors show its URI.
         os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(login.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login.password or "")
-        uri = str(settings().mlflow)
+        uri = str(url)
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 
@@ -145,12 +161,13 @@ def register_candidate(
         mlflow.log_params({**model.parameters, "seed": model.seed})
         training_cost = _training_cost(model, candidate)
         mlflow.log_metrics({**result.metrics, **_verdict_metrics(verdict), **training_cost.metrics})
-        mlflow.set_tags({"evergreen.model": model.name, "evergreen.team": model.owner})
+        reason_tags = _reason_tags(verdict_event)
+        mlflow.set_tags({"evergreen.model": model.name, "evergreen.team": model.owner, **reason_tags})
         mlflow.log_dict(json.loads(candidate.to_json()), "evidence/model.json")
         mlflow.log_dict(json.loads(training_set.to_json()), "evidence/training_set.json")
         mlflow.log_dict(verdict.model_dump(mode="json"), "evidence/verdict.json")
         mlflow.log_text(report.read_text(), "evidence/gate_report.html")
-        model_inputs = ModelInputs.from_training_set(training_set, candidate.inputs["features"])
+        model_inputs = ModelInputs.from_training_set(training_set, candidate.inputs["features"], model.prediction_type)
         inputs = model_inputs.column_names
         manifest_tags: dict[str, str] = {}
         with _open_candidate(model, candidate) as (file, predictor):
@@ -175,7 +192,10 @@ def register_candidate(
                 ),
                 # Given, not inferred: inferring installs nothing but takes ten seconds.
                 pip_requirements=[predictor.pip_requirement(result.environment)],
-                metadata={_INPUTS_KEY: model_inputs.model_dump(mode="json")},
+                metadata={
+                    _INPUTS_KEY: model_inputs.model_dump(mode="json"),
+                    **_transform_note(_TRANSFORM_KEY, predictor.target_transform),
+                },
             )
         # What follows may be killed before the ledger knows the version: then it is nobody's, and a retry adds another.
         version = mlflow.register_model(
@@ -184,6 +204,8 @@ def register_candidate(
             tags={
                 _FINGERPRINT_TAG: fingerprint,
                 **manifest_tags,
+                **_transform_note(_TRANSFORM_TAG, predictor.target_transform),
+                **reason_tags,
                 "evergreen.data": training_set.content_hash,
                 "evergreen.code": fingerprints.compute_fingerprint(candidate.inputs["code"]),
                 "evergreen.environment": fingerprints.compute_fingerprint(dict(result.environment)),
@@ -210,17 +232,26 @@ def register_candidate(
     return event.version
 
 
+def _reason_tags(event: ledger.VerdictRecorded) -> dict[str, str]:
+    """Return why the run exists that trained the candidate, and what the alarms say that asked for it, if some did."""
+    return {
+        "evergreen.run_reason": event.run_reason.value,
+        **({"evergreen.cause": event.cause} if event.cause else {}),
+    }
+
+
 @contextmanager
 def open_champion(model: str) -> Iterator[tuple[Path, ModelVersion]]:
     """Yield a temporary folder with the champion's files, as `open_model` does: those that the gates have judged.
 
     Raises:
-        RegistryError: there is no champion, or it is not registered any more.
+        RegistryError: there is no champion, it is not registered any more, or MLflow is not running.
         ScoringError, SignatureError: as `open_model`.
     """
     content = ledger.read_state(model).champion_content
     if content is None:
         raise RegistryError(f"{model} has no champion: promote a version first")
+    check_server_accepts_connections()
     with open_model(model, content) as opened:
         yield opened
 
@@ -255,6 +286,20 @@ def open_artifact(model: str, version: str) -> Iterator[tuple[Path, ModelVersion
     """
     with open_model(model, _registered_content(model, ledger.read_state(model), version)) as opened:
         yield opened
+
+
+def find_candidate_version(model: str) -> str:
+    """Return the version with the alias `candidate`: the last one that was registered, or judged again.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    try:
+        return str(registry_client().get_model_version_by_alias(model, CANDIDATE_ALIAS).version)
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND_CODES:
+            raise RegistryError(f"{model} has no {CANDIDATE_ALIAS}: nothing was registered yet") from None
+        raise
 
 
 def verify_version(model: str, version: str, content: str | None = None) -> None:
@@ -317,6 +362,10 @@ def read_model_inputs(folder: Path) -> ModelInputs:
         raise ScoringError(f"its MLmodel file does not list its inputs: {error}") from None
 
 
+def _transform_note(name: str, transform: str | None) -> dict[str, str]:
+    return {name: transform} if transform else {}
+
+
 def _write_manifest(folder: Path, identity: signing.ModelIdentity) -> dict[str, str]:
     """Write a manifest, signed if a key is configured; return the version's tags about it."""
     config = settings()
@@ -344,13 +393,58 @@ def _open_candidate(model: ModelSpec, candidate: datasets.Manifest) -> Iterator[
 def _download_version(version: ModelVersion, scratch: Path) -> Path:
     source = f"models:/{version.name}/{version.version}"
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(scratch)))
+        stored = _find_stored_folder(version)
+        if stored:
+            folder = Path(shutil.copytree(stored, scratch / "model"))
+        else:
+            folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
         raise ScoringError(f"its artifact cannot be loaded: {first_line(error)}") from None
     (folder / REGISTERED_MODEL_META_FILE_NAME).unlink(missing_ok=True)  # added by the download
     if not any(folder.iterdir()):  # as of a disk that is not mounted
         raise ScoringError(f"its artifact cannot be loaded: there is no file at {version.source}")
     return folder
+
+
+def _find_stored_folder(version: ModelVersion) -> Path | None:
+    """Return the folder with the files of a version that the local stack's server has stored; None if it serves them.
+
+    Without the server MLflow refuses the URIs that it gave them, since these are paths below a folder of the server.
+
+    Raises:
+        ScoringError: they are files of another server.
+    """
+    registry = tracking_uri()
+    if registry.get_secret_value().startswith(("http:", "https:")):
+        return None
+    uri = urlsplit(registry_client().get_model_version_download_uri(version.name, version.version))
+    if uri.scheme != "mlflow-artifacts":
+        return None
+    root = (settings().home / ARTIFACTS_FOLDER).resolve()
+    folder = (root / uri.path.lstrip("/")).resolve()
+    if uri.netloc or not folder.is_relative_to(root) or not folder.is_dir():
+        raise ScoringError(
+            f"its artifact cannot be loaded: an MLflow server has stored it, {folder} is not there, and {registry} is "
+            "no server: start it by `evergreen up`, or set EVERGREEN_MLFLOW to its address"
+        )
+    return folder
+
+
+def check_server_accepts_connections() -> None:
+    """Refuse a server that is down at once: MLflow's client would try for minutes."""
+    url = tracking_uri()
+    address = url.get_secret_value()
+    ports = {"http": 80, "https": 443}
+    scheme = urlsplit(address).scheme
+    if scheme not in ports:
+        return
+    host, port = parse_host_and_port(address, ports[scheme])
+    has_proxy = not {scheme, "all"}.isdisjoint(getproxies()) and not proxy_bypass(host)
+    if not has_proxy and not accepts_connections(host, port, timeout=_CONNECT_TIMEOUT_S):
+        raise RegistryError(
+            f"MLflow is not running at {url}: start it, correct EVERGREEN_MLFLOW, or unset that for the MLflow of "
+            "`evergreen up`, whose files can be read while it is down"
+        )
 
 
 def _find_version(model: str, state: ledger.LedgerState, content: str) -> ModelVersion:
@@ -363,7 +457,7 @@ def _find_version(model: str, state: ledger.LedgerState, content: str) -> ModelV
     except MlflowException as error:
         if error.error_code in NOT_FOUND_CODES:
             problem = (
-                f"MLflow has no such version: it was deleted, or {settings().mlflow} is not the registry that the "
+                f"MLflow has no such version: it was deleted, or {tracking_uri()} is not the registry that the "
                 "ledger is about"
             )
             raise RegistryError(_missing_problem(model, state, content, problem)) from None
@@ -446,8 +540,8 @@ def _get_or_create_experiment(client: mlflow.MlflowClient, model: ModelSpec) -> 
     experiment = client.get_experiment_by_name(model.name)
     if experiment is None:
         # A server decides where artifacts go. Without one they would go to the working directory.
-        is_local = settings().mlflow.get_secret_value().startswith("sqlite:")
-        location = (settings().home / "mlflow-artifacts" / model.name).as_uri() if is_local else None
+        is_local = tracking_uri().get_secret_value().startswith("sqlite:")
+        location = (settings().home / ARTIFACTS_FOLDER / model.name).as_uri() if is_local else None
         with suppress(MlflowException):
             return client.create_experiment(model.name, artifact_location=location)
         experiment = client.get_experiment_by_name(model.name)

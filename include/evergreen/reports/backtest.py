@@ -57,7 +57,7 @@ class PeriodSummary(Frozen, allow_inf_nan=False):
     start: str
     end: str
     rows: int
-    positive_share: float | None = Field(description="share of rows with label 1")
+    positive_share: float | None = Field(description="share of rows with label 1; None of other labels")
 
 
 class DeploymentSummary(Frozen, allow_inf_nan=False):
@@ -235,9 +235,13 @@ def _render_plot(results: BacktestResults) -> Markup:
         panels: Any = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [4, 3, 1.1, 2.4]})
         _draw_metrics(panels[0], panels[1], results)
         widths = [_days(period.start, period.end) * 0.9 for period in results.periods]
-        shares = [100 * (period.positive_share or 0) for period in results.periods]
-        panels[2].bar(_period_midpoints(results), shares, widths, color="#c9d3ce")
-        panels[2].set_ylabel(f"% {results.label}")
+        shares = [period.positive_share for period in results.periods]
+        has_shares = any(share is not None for share in shares)
+        heights = (
+            [100 * (share or 0) for share in shares] if has_shares else [period.rows for period in results.periods]
+        )
+        panels[2].bar(_period_midpoints(results), heights, widths, color="#c9d3ce")
+        panels[2].set_ylabel(f"% {results.label}" if has_shares else "rows")
         _draw_deployments(panels[3], results)
         start, end = results.steps[0].as_of, results.steps[-1].as_of
         margin = _days(start, end) * 0.01

@@ -21,7 +21,8 @@ from evergreen.gates.clusters import (
     degrees_of_freedom,
     parse_clusters,
 )
-from evergreen.gates.evidence import Evidence
+from evergreen.gates.evidence import Evidence, MissingEvidence
+from evergreen.gates.judged_rows import LoadedRows, open_rows
 from evergreen.gates.metrics import FloatArray, equal_mass_bins
 from evergreen.spec.gates import DAY_CLUSTER, PairedComparisonGate
 
@@ -64,6 +65,8 @@ class CalibrationBin:
 
 def parse_column(values: object, name: str) -> tuple[FloatArray, str]:
     """Return (n,) floats and an empty problem, or no floats and the problem."""
+    if isinstance(values, MissingEvidence):
+        return np.empty(0), f"no {name}: {values.problem}"
     array = computation.to_float_array(values)
     if array is None:
         return np.empty(0), f"the {name} are not one row of numbers"
@@ -197,8 +200,11 @@ def cluster_gains(gate: PairedComparisonGate, evidence: Evidence) -> tuple[str, 
     By day if that is one of two ways. Of many clusters, only the `MAX_CLUSTERS` last days, or entities with most rows.
     For evidence that could be judged.
     """
+    loaded = open_rows(gate, evidence, {"champion": evidence.champion})  # queries of a ranking, rows of a horizon
+    assert isinstance(loaded, LoadedRows)
+    evidence, scores = loaded.evidence, loaded.score_columns
     label, candidate, champion = (
-        np.asarray(values, dtype=np.float64) for values in (evidence.label, evidence.candidate, evidence.champion)
+        np.asarray(values) for values in (loaded.label_column, scores["candidate"], scores["champion"])
     )
     clusters, _ = parse_clusters(evidence, label.size)
     way = DAY_CLUSTER if DAY_CLUSTER in clusters.names else clusters.names[0]
@@ -211,7 +217,15 @@ def cluster_gains(gate: PairedComparisonGate, evidence: Evidence) -> tuple[str, 
     for name in chosen:
         rows = names == name
         values = [
-            computation.compute_gate_metric(gate, label[rows], scores[rows], ignore_errors=True)
+            computation.compute_gate_metric(
+                gate,
+                label[rows],
+                scores[rows],
+                evidence.prediction_type,
+                weights=None if loaded.weights is None else loaded.weights[rows],
+                details=loaded.details and loaded.details.take(rows),
+                ignore_errors=True,
+            )
             for scores in (candidate, champion)
         ]
         gain = None if values[0] is None or values[1] is None else sign * (values[0] - values[1])

@@ -6,9 +6,11 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
+from evergreen.explanations.importance_record import VerdictImportance
 from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.clusters import parse_clusters
 from evergreen.gates.evidence import (
@@ -24,6 +26,8 @@ from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult, Verdic
 from evergreen.ledger import VerdictRecorded
 from evergreen.reports import curves, gate_table, plots
 from evergreen.reports.formatting import format_date_range, format_percent
+from evergreen.reports.input_importance import compare_importance
+from evergreen.reports.outputs import compare_means, tabulate_outputs
 from evergreen.reports.page import jinja_environment
 from evergreen.spec import gates as gate_specs
 from evergreen.spec.model import ModelSpec
@@ -42,7 +46,11 @@ class Drawing:
 
 
 def render_gate_report(
-    model: ModelSpec, event: VerdictRecorded, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
+    model: ModelSpec,
+    event: VerdictRecorded,
+    evidence: Evidence,
+    earlier_comparisons: Sequence[EarlierComparison] = (),
+    importance: VerdictImportance | None = None,
 ) -> str:
     """Return one self-contained HTML page: no script, nothing fetched; equal inputs give equal bytes.
 
@@ -57,8 +65,10 @@ def render_gate_report(
     label = evidence.label
     rows = label.rows.count if isinstance(label, StreamedColumn) else curves.parse_column(label, "labels")[0].size
     evidence, stride = sample_evidence(evidence, _PLOTTED_ROWS)
-    is_binary = _has_binary_labels(gates, evidence)
-    models, models_plot = _compare_models(evidence, is_binary)
+    outputs = tabulate_outputs(evidence)
+    is_binary = outputs is None and _has_binary_labels(gates, evidence)
+    has_plot = outputs is None or model.kind == "forecast"  # of one number per row
+    models, models_plot = _compare_models(evidence, is_binary) if has_plot else ([], None)
     return (
         jinja_environment()
         .get_template("gate_report.html.j2")
@@ -93,13 +103,16 @@ def render_gate_report(
             alphas={result.gate: result.alpha for result in verdict.results},
             is_binary=is_binary,
             models_plot=models_plot,
+            outputs=outputs,
             calibration={model.role: curves.calibration_bins(model) for model in models if is_binary},
             slice_sections=[
                 _slice_section(result, gate)
                 for result, gate in results
                 if isinstance(gate, gate_specs.BySliceGate | gate_specs.FairnessGate)
             ],
-            drift=_plot_drift(evidence),
+            drift=None if evidence.prediction_type and evidence.prediction_type.outputs else _plot_drift(evidence),
+            mean_predictions=compare_means(evidence),
+            importance=_importance_section(importance, gates),
             serving_costs=evidence.serving_costs,
             serving_rows=_serving_rows(evidence.serving_costs, results),
             signature=_signature_differences(evidence.input_signature),
@@ -165,6 +178,8 @@ def _draw(draw: Callable[[], str], *problems: str) -> Drawing:
 
 def _has_binary_labels(gates: Sequence[gate_specs.Gate], evidence: Evidence) -> bool:
     """Whether labels are 0 or 1: as the metrics say, where they agree, so that a stray label is shown as one."""
+    if evidence.prediction_type:
+        return evidence.prediction_type.kind == "binary"
     types = {
         gate.scale.label_type for gate in gates if isinstance(gate, gate_specs.MetricGate) and ":" not in gate.metric
     }
@@ -223,9 +238,16 @@ def _cluster_section(
     result: GateResult, gate: gate_specs.AgainstChampionGate, evidence: Evidence
 ) -> tuple[str, str, Drawing, int]:
     """Return a gate's name, what its rows are clustered by, the plot of the gain in each, and how many are left out."""
-    way, gains, hidden = curves.cluster_gains(gate, evidence)
     total = _gain(gate, result.candidate, result.champion) or 0.0
-    drawing = _draw(lambda: plots.plot_cluster_gains(gains, total, result.threshold, gate_table.metric_label(gate)))
+    way, hidden = "cluster", 0
+
+    def draw() -> str:
+        nonlocal way, hidden
+        # In here, since the sample may lack what the verdict's rows had, such as a row that the gate counts.
+        way, gains, hidden = curves.cluster_gains(gate, evidence)
+        return plots.plot_cluster_gains(gains, total, result.threshold, gate_table.metric_label(gate))
+
+    drawing = _draw(draw)
     return result.gate, way, drawing, hidden
 
 
@@ -249,6 +271,57 @@ def _slice_section(result: GateResult, gate: gate_specs.Gate | None) -> tuple[Ga
     label = f"gain in {metric} over the champion; positive is better" if compares else f"the candidate's {metric}"
     plot = _draw(lambda: plots.plot_slices(worst, values, result.threshold, label, limits_spread=not compares))
     return result, requirement, plot, len(ordered) - len(worst)
+
+
+@dataclass(frozen=True)
+class ImportanceSection:
+    """What the report says about the importance of inputs.
+
+    Attributes:
+        rows: of the holdout, on which it was measured.
+        metric: that gets worse; empty if none was measured.
+        permutations: of each input.
+    """
+
+    rows: int
+    metric: str
+    permutations: int
+    drawing: Drawing
+    changes: tuple[str, ...]
+    hidden: int
+    has_contributions: bool
+    has_gain: bool
+
+
+def _importance_section(
+    importance: VerdictImportance | None, gates: Sequence[gate_specs.Gate]
+) -> ImportanceSection | None:
+    """Return the section about the importance of inputs; None if nothing is recorded."""
+    if importance is None:
+        return None
+    gate = next((gate for gate in gates if gate.name == importance.gate), None)
+    metric = gate_table.metric_label(gate) if isinstance(gate, gate_specs.MetricGate) else ""
+    problems = tuple(f"{role}: {text}" for role, model in importance.models.items() for text in model.problems)
+    compared = compare_importance(importance)
+    labels = {
+        "permutation": f"drop of {metric}, permuted",
+        "contribution": "mean |SHAP value|",
+        "gain": "share of the gain of splits",
+    }
+    measures = compared.measures if compared else ()
+    drawing = Drawing("", problems)
+    if compared:
+        drawing = _draw(partial(plots.plot_importance, compared, labels), *problems)
+    return ImportanceSection(
+        rows=importance.rows,
+        metric=metric if "permutation" in measures else "",
+        permutations=max((model.permutations for model in importance.models.values()), default=0),
+        drawing=drawing,
+        changes=compared.changes if compared else (),
+        hidden=compared.hidden if compared else 0,
+        has_contributions="contribution" in measures,
+        has_gain="gain" in measures,
+    )
 
 
 def _plot_drift(evidence: Evidence) -> Drawing:
@@ -295,20 +368,31 @@ def _describe_online_sample(sample: object) -> str:
         return "what was compared online is not a sample"
     if not sample.value_count:
         return "no online feature was compared"
-    if not sample.mismatch_count:
-        return f"all {sample.value_count:,} compared values are equal"
-    share = 100 * sample.mismatch_count / sample.value_count
-    first = f"; the first: {sample.first_mismatch}" if sample.first_mismatch else ""
-    return f"{sample.mismatch_count:,} of {sample.value_count:,} compared values differ ({share:.2g} %){first}"
+    noun = "others" if sample.expired_count else "compared values"
+    text = f"all {sample.value_count - sample.expired_count:,} {noun} are equal"
+    if sample.mismatch_count:
+        share = 100 * sample.mismatch_count / sample.value_count
+        text = f"{sample.mismatch_count:,} of {sample.value_count:,} compared values differ ({share:.2g} %)"
+        text += f"; the first: {sample.first_mismatch}" if sample.first_mismatch else ""
+    if sample.expired_count:
+        text = f"{sample.expired_count:,} values are older than the ttl of their view: {sample.first_expired}; {text}"
+    return f"{text}; {sample.moment}" if sample.moment else text
+
+
+def _is_ranking(evidence: Evidence) -> bool:
+    return evidence.prediction_type is not None and evidence.prediction_type.kind == "ranking"
 
 
 def _missing_evidence(evidence: Evidence) -> list[tuple[str, str]]:
     """Return the name and the problem of each piece of evidence that should exist and does not."""
     pieces = [
+        ("labels", evidence.label),
         ("champion's scores", evidence.champion),
         *((f"clusters by {name}", clusters) for name, clusters in dict(evidence.clusters or {}).items()),
         *((f"groups by {column}", groups) for column, groups in dict(evidence.groups or {}).items()),
         *((f"baseline {name}", values) for name, values in dict(evidence.baselines or {}).items()),
+        *((f"column {name}", values) for name, values in dict(evidence.columns or {}).items()),
+        *([("queries", evidence.queries)] if _is_ranking(evidence) else []),
         ("predictions of a recent day", evidence.recent_predictions),
         ("serving", evidence.serving_costs),
         ("signature", evidence.input_signature),

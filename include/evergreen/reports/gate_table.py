@@ -73,8 +73,10 @@ def reference_value(result: GateResult, gate: Gate | None) -> float | None:
 
 
 def metric_label(gate: gate_specs.MetricGate) -> str:
-    """Return the metric with its cut or quantile."""
-    detail = gate.quantile if gate.cut is None else gate.cut
+    """Return the metric with its cut, quantile, recall or k."""
+    if gate.k is not None:
+        return f"recall@{gate.k}" if gate.metric == "recall_at_k" else f"{gate.metric}@{gate.k}"
+    detail = next((value for value in (gate.cut, gate.quantile, gate.recall) if value is not None), None)
     return gate.metric if detail is None else f"{gate.metric} at {detail:g}"
 
 

@@ -6,7 +6,7 @@ Green and blue, orange and grey also differ for the colour-blind (Okabe and Ito 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -17,7 +17,8 @@ from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult
 from evergreen.reports import curves
 from evergreen.reports.curves import CalibrationBin, ClusterGain, ScoredRows
-from evergreen.reports.formatting import format_limit, format_outcome
+from evergreen.reports.formatting import NO_VALUE, format_limit, format_outcome
+from evergreen.reports.input_importance import ComparedImportance, ComparedInput, ImportanceMeasure
 from evergreen.reports.page import plot_style, render_svg
 
 _INK, _SOFT, _LINE, _WASH, _ORANGE = "#1b2420", "#5d6a64", "#9aa5a0", "#fbeae6", "#c0571b"
@@ -186,6 +187,79 @@ def plot_prediction_drift(holdout: FloatArray, recent: FloatArray) -> Markup:
         figure.legend(loc="outside upper left", ncols=2, frameon=False)
         means = ", ".join(f"{label} mean {values.mean():.4g}" for label, values, _ in samples)
         return render_svg(figure, f"Predictions on the holdout and on the most recent day: {means}")
+
+
+def plot_importance(compared: ComparedImportance, labels: Mapping[str, str]) -> Markup:
+    """Draw bars for each input, the candidate's above the champion's, a panel per measure; and ranks at the right.
+
+    `labels` say what each measure is.
+    """
+    roles = [role for role in _MODEL_STYLES if any(getattr(item, role) for item in compared.inputs)]
+    with plot_style():
+        height = (0.34 if len(roles) > 1 else 0.24) * len(compared.inputs) + 0.9
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        panels: Any = figure.subplots(1, len(compared.measures), squeeze=False, sharey=True)[0]
+        for axes, measure in zip(panels, compared.measures, strict=True):
+            for role in roles:
+                _draw_importance(axes, compared.inputs, role, measure, roles)
+            axes.axvline(0, color=_LINE, linewidth=1)
+            _simplify_axes(axes)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.set_title(labels[measure], fontsize=9, color=_SOFT)
+        names = [_truncate(item.name, 34) for item in compared.inputs]
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_ylim(len(names) - 0.4, -0.6)
+        for row, item in enumerate(compared.inputs):
+            text, colour = _rank_change(item, len(roles) > 1)
+            place = panels[-1].get_yaxis_transform()
+            panels[-1].text(1.02, row, text, transform=place, va="center", fontsize=9, color=colour)
+        place = panels[-1].transAxes
+        panels[-1].text(1.02, 1.0, "rank", transform=place, va="bottom", fontsize=9, color=_SOFT)
+        if len(roles) > 1:
+            handles, texts = panels[0].get_legend_handles_labels()
+            figure.legend(handles, texts, loc="outside upper left", ncols=2, frameon=False)
+        descriptions = ", ".join(
+            f"{item.name} {' and '.join(_describe_value(item.value(role, compared.measures[0])) for role in roles)}"
+            for item in compared.inputs
+        )
+        return render_svg(figure, f"{labels[compared.measures[0]]}, {' and '.join(roles)}: {descriptions}")
+
+
+def _draw_importance(
+    axes: Any, inputs: Sequence[ComparedInput], role: str, measure: ImportanceMeasure, roles: Sequence[str]
+) -> None:
+    place = 0.0 if len(roles) == 1 else -0.19 if role == "candidate" else 0.19
+    colour = _MODEL_STYLES[role]["color"]
+    style: dict[str, Any] = {"color": colour, "edgecolor": colour}
+    if role == "champion":
+        style = {"color": "white", "edgecolor": colour, "hatch": "////", "linewidth": 0.9}
+    rows = [(row, item) for row, item in enumerate(inputs) if item.value(role, measure) is not None]
+    places, values = [row + place for row, _ in rows], [item.value(role, measure) for _, item in rows]
+    axes.barh(places, values, height=0.34 if len(roles) > 1 else 0.6, label=role, **style)
+    if measure != "permutation":
+        return
+    measured = [item.candidate if role == "candidate" else item.champion for _, item in rows]
+    deviations = [(item.deviation or 0.0) if item else 0.0 for item in measured]
+    axes.errorbar(values, places, None, deviations, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2)
+
+
+def _rank_change(item: ComparedInput, is_compared: bool) -> tuple[str, str]:
+    """Return an input's rank, where it was for the champion, and the colour of a change."""
+    rank = str(item.rank or NO_VALUE)
+    if is_compared and item.champion is None:
+        return f"{rank}  new", _ORANGE
+    if is_compared and item.candidate is None:
+        return f"gone, was {item.champion_rank or NO_VALUE}", _ORANGE
+    if not is_compared or item.rank == item.champion_rank:
+        return rank, _SOFT
+    if item.rank is None or item.champion_rank is None:
+        return f"{rank}, was {item.champion_rank or NO_VALUE}", _ORANGE
+    arrow = "▲" if item.rank < item.champion_rank else "▼"
+    return f"{rank}  {arrow} was {item.champion_rank}", _ORANGE
+
+
+def _describe_value(value: float | None) -> str:
+    return "no value" if value is None else format(value, ".4g")
 
 
 def _draw_roc(axes: Any, models: Sequence[ScoredRows]) -> str:

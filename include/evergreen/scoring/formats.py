@@ -10,18 +10,21 @@ import json
 import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evergreen import storage
 from evergreen.errors import Fault
+from evergreen.scoring.lightgbm_file import parse_lightgbm
+from evergreen.scoring.xgboost_file import parse_xgboost
 
 _TEXT_FILES = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})  # what MLflow writes
 _PICKLE_SUFFIXES = frozenset(
     [".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".sav"]
 )
-_FIX_USE_KNOWN_FORMAT = "use XGBoost's UBJSON (.ubj), ONNX, JSON, or MLflow's own MLmodel, YAML and requirements.txt"
-_FIX_SAVE_IN_NATIVE_FORMAT = "save the model in its library's own format, such as .ubj for XGBoost or .onnx"
+_FIX_USE_KNOWN_FORMAT = "use XGBoost's UBJSON (.ubj), LightGBM's text (.lgb), ONNX, JSON, or what MLflow writes itself"
+_FIX_SAVE_IN_NATIVE_FORMAT = "save the model in its library's own format: model.ubj, model.lgb or model.onnx"
 
 # Opcodes by which unpickling imports or calls something; the others only build plain values.
 _CODE_OPCODES = frozenset(
@@ -35,6 +38,7 @@ _PICKLE_WRAPPER_MAGIC = (
 _MAX_TEXT_PICKLE_BYTES = 1 << 20
 _MAX_TEXT_BYTES = 1 << 20
 _MAX_JSON_BYTES = 1 << 24
+_MAX_TREES_BYTES = 1 << 29
 _MAX_FILES = 100
 
 
@@ -119,9 +123,16 @@ def _is_code_pickle(content: bytes) -> bool:
     return bool(opcodes & _CODE_OPCODES)
 
 
-def _ubjson_problem(path: Path) -> str | None:
-    with path.open("rb") as stream:
-        return None if stream.read(1) == b"{" else "is no UBJSON object"
+def _parsing_problem(parse: Callable[[bytes], object], path: Path) -> str | None:
+    if path.stat().st_size > _MAX_TREES_BYTES:
+        return f"has more than {_MAX_TREES_BYTES:,} bytes of trees"
+    try:
+        parse(path.read_bytes())
+    except UnicodeDecodeError:
+        return "is no text"
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def _onnx_problem(path: Path) -> str | None:
@@ -177,7 +188,8 @@ def _text_problem(path: Path) -> str | None:
 
 
 _CONTENT_CHECKS: dict[str, Callable[[Path], str | None]] = {
-    ".ubj": _ubjson_problem,
+    ".ubj": partial(_parsing_problem, parse_xgboost),
+    ".lgb": partial(_parsing_problem, parse_lightgbm),
     ".onnx": _onnx_problem,
     ".json": _json_problem,
     ".sig": _json_problem,  # a signature is a JSON document too

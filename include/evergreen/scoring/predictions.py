@@ -17,9 +17,16 @@ from evergreen.lake import datasets
 from evergreen.scoring import formats, predictors
 from evergreen.scoring.predictors import Predictor
 from evergreen.spec.model import ModelSpec
+from evergreen.spec.prediction_type import PredictionType
 from evergreen.training import candidates
 
 SCORING_BATCH_ROWS = 65_536
+SCORING_CODE = (
+    "evergreen.scoring",
+    # Of training, the code that predictions are computed with, too.
+    *("evergreen.training.categories", "evergreen.training.early_stopping", "evergreen.training.target_transform"),
+)
+"""The packages and modules whose code decides a prediction, for `evergreen.lake.fingerprints.code_of`."""
 
 
 @dataclass(frozen=True)
@@ -47,53 +54,70 @@ class Champion:
 class TableScorer:
     """A model that is loaded once, to score tables of the same columns one after the other."""
 
-    def __init__(self, folder: Path, columns: Sequence[str], feature_names: tuple[str, ...]) -> None:
-        """Load the model in `folder`, for tables that have `columns`.
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[str],
+        feature_names: tuple[str, ...],
+        prediction: PredictionType | None = None,
+    ) -> None:
+        """Load the model in `folder`, for tables that have `columns`; without a `prediction`, it is a single number.
 
         Raises:
             ScoringError: it cannot be loaded, or takes other inputs.
         """
-        self._predictor = load_model(folder)
+        self.predictor = load_model(folder)
         if missing := sorted(set(feature_names) - set(columns)):
             raise ScoringError(f"the holdout lacks {', '.join(missing)}, inputs of the model")
-        self._predictor.check_columns(feature_names)
+        self.predictor.check_columns(feature_names)
         self._feature_names = list(feature_names)
+        self._prediction = prediction or PredictionType(kind="binary")
 
     def score(self, table: pa.Table) -> NDArray[np.float64]:
-        """Return the probability of the label for each row (n,), of a batch that fits in memory many times.
+        """Return the prediction for each row, of a batch that fits in memory many times.
+
+        It is (n,), or (n, outputs) of a kind with several numbers per row.
 
         Raises:
-            ScoringError: the table has a column of a wrong type, or the model does not return one number per row.
+            ScoringError: the table has a column of a wrong type, or the model does not return the numbers of its kind.
         """
-        rows = table.num_rows
+        rows, outputs = table.num_rows, len(self._prediction.outputs)
+        shape = (rows, outputs) if outputs else (rows,)
         if not rows:
-            return np.empty(0)
-        output = self._predictor.predict(table.select(self._feature_names))
-        if output.shape not in ((rows,), (rows, 1)):
-            raise ScoringError(f"the model returns {list(output.shape)} numbers for {rows} rows, not one for each")
-        scores = output.reshape(-1).astype(np.float64)
-        if invalid := int(np.count_nonzero(~np.isfinite(scores))):
+            return np.empty(shape)
+        output = self.predictor.predict(table.select(self._feature_names))
+        if output.shape not in ({shape} if outputs else {shape, (rows, 1)}):
+            expected = f"{self._prediction.describe_outputs()}, for each" if outputs else "one for each"
+            hint = ""
+            if outputs == 2 and output.ndim == 1 and self.predictor.library == "onnxruntime":
+                # Of a graph with several outputs this is the probability of the second class.
+                hint = ": declare the kind `binary`, or let the graph return its probabilities and nothing beside them"
+            raise ScoringError(f"the model returns {list(output.shape)} numbers for {rows} rows, not {expected}{hint}")
+        scores: NDArray[np.float64] = output.reshape(shape).astype(np.float64)
+        if invalid := int(np.count_nonzero(~np.isfinite(scores).reshape(rows, -1).all(axis=1))):
             raise ScoringError(f"the model returns NaN or infinity for {invalid:,} of {rows:,} rows")
         return scores
 
 
-def score_table(folder: Path, table: pa.Table, feature_names: tuple[str, ...]) -> NDArray[np.float64]:
-    """Return the probability of the label for each row of `table`, shape (n,), by the model in `folder`.
+def score_table(
+    folder: Path, table: pa.Table, feature_names: tuple[str, ...], prediction: PredictionType | None = None
+) -> NDArray[np.float64]:
+    """Return the predictions for the rows of `table`, as `TableScorer.score`, by the model in `folder`.
 
     Raises:
         ScoringError: the model cannot be loaded, `table` lacks one of its columns or has one of another type, or it
-            does not return one number per row.
+            does not return the numbers of its kind for each row.
     """
-    scorer = TableScorer(folder, table.column_names, feature_names)
+    scorer = TableScorer(folder, table.column_names, feature_names, prediction)
     # In batches: a network needs many times its input while it computes.
     starts = range(0, table.num_rows, SCORING_BATCH_ROWS)
-    return np.concatenate([np.empty(0), *(scorer.score(table.slice(n, SCORING_BATCH_ROWS)) for n in starts)])
+    return np.concatenate([scorer.score(table.slice(n, SCORING_BATCH_ROWS)) for n in starts or [0]])
 
 
 def score_candidate(model: ModelSpec, candidate: datasets.Manifest, table: pa.Table) -> NDArray[np.float64]:
-    """Return the scores (n,) of `table` by a published candidate; raises a ScoringError as `score_table` does."""
+    """Return the predictions for `table` by a published candidate; raises a ScoringError as `score_table` does."""
     with candidate_folder(model, candidate) as folder:
-        return score_table(folder, table, tuple(candidate.inputs["features"]))
+        return score_table(folder, table, tuple(candidate.inputs["features"]), model.prediction_type)
 
 
 def model_file(folder: Path) -> Path:

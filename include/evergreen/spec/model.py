@@ -5,19 +5,27 @@ Importing this module, and so a model's `model.py`, loads no engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from croniter import croniter
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from evergreen.errors import Fault, SpecError
 from evergreen.periods import Calendar, Duration
 from evergreen.spec import DurationText, Frozen, Name, NonEmptyStr, PositiveDuration
 from evergreen.spec.columns import RawColumn
-from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
+from evergreen.spec.gates import (
+    DAY_CLUSTER,
+    MIN_CLUSTERS,
+    AgainstChampionGate,
+    Gate,
+    PairedComparisonGate,
+    gate_kind_problem,
+)
 from evergreen.spec.origins import (
     TEXT_FORMATS,
     Origin,
@@ -28,8 +36,19 @@ from evergreen.spec.origins import (
     check_template_period,
 )
 from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
+from evergreen.spec.prediction_type import Classes, ForecastSeries, ModelKind, PredictionType, Quantiles, missing_field
 
 _LONGEST_TRAILING = timedelta(366)
+
+_KIND_ERROR = "unfit_kind"  # its context has the faults
+_KIND_FIELDS = {
+    "classes": "list at least two, in the order in which the model returns their probabilities",
+    "quantiles": "list at least two, from the lowest to the highest, as the model returns them",
+    "forecast": "write the columns that name a series, that of the horizon and the season, as "
+    'dict(series=["shop"], horizon="days_ahead", season=7)',
+    "query": "name the column of the spine that says which rows are ranked together",
+}
+_FIELDS_OF_KINDS = {"classes": "multiclass", "quantiles": "quantile", "forecast": "forecast", "query": "ranking"}
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -108,6 +127,11 @@ class RawSource(Frozen):
     history: HistoryColumns | None = Field(
         None, description="one file for all days, with columns that say when each of its rows is valid"
     )
+    known_at: NonEmptyStr | None = Field(
+        None,
+        description="column with the instant at which a row was known: `evergreen check --period` leaves out what was "
+        "known later, and the features of earlier moments have to stay as they are",
+    )
     empty_periods: Literal["refused", "delivered", "absent"] = Field(
         "refused",
         description="periods without rows: a fault; or allowed, with a file without rows; or allowed, and the file may "
@@ -133,6 +157,8 @@ class RawSource(Frozen):
             raise ValueError(f"empty_periods={self.empty_periods!r} needs a file per period: leave one of them out")
         if self.empty_periods != "absent" and "absent_after_hours" in self.model_fields_set:
             raise ValueError("absent_after_hours needs empty_periods='absent': leave one of them out")
+        if self.known_at and (problem := _instant_problem(self.known_at, self.columns)):
+            raise ValueError(f"known_at: {problem}")
         # Spark finds columns by name whatever the case of its letters.
         names = [name.lower() for name in self.columns]
         if duplicates := sorted({name for name in self.columns if names.count(name.lower()) > 1}):
@@ -164,6 +190,15 @@ class RawSource(Frozen):
     def absence_hours(self) -> int | None:
         """Hours after the end of a day, until which its file may still arrive; None if it has to arrive."""
         return self.absent_after_hours if self.empty_periods == "absent" else None
+
+
+def _instant_problem(name: str, columns: Mapping[str, RawColumn]) -> str | None:
+    """Return why a column has no instants, or None."""
+    if name not in columns:
+        return f"{name} is not among the columns: declare it, or correct its spelling"
+    if columns[name].type != "timestamp[us, tz=UTC]":
+        return f"{name} is {columns[name].type}: declare timestamp[us, tz=UTC], or leave known_at out"
+    return None
 
 
 def _history_problem(history: HistoryColumns, columns: Mapping[str, RawColumn]) -> str | None:
@@ -207,6 +242,11 @@ class FeatureSpec(Frozen):
         None,
         description="cron, in `timezone`: when a run builds the periods that are over since the one before; None: when "
         "each period is over",
+    )
+    fresh_within: PositiveDuration | None = Field(
+        None,
+        description="time after the end of a period in which its features have to be published; later they are late: "
+        "`evergreen status` says so, and [metrics](../guides/metrics.md) let Prometheus alert; None: never late",
     )
     sources: tuple[RawSource, ...] = Field(min_length=1, description="what raw data the features are built from")
     views: tuple[Name, ...] = Field(min_length=1, description="tables of features that `build` returns")
@@ -337,6 +377,49 @@ class MonitorPolicy(Frozen):
     )
 
 
+class ScorePolicy(Frozen):
+    """How the champion scores new periods in batch: as soon as their features are published, and by the clock."""
+
+    schedule: Cron | None = Field(
+        None, description="when to score, too: cron, in the features' time zone; None: as the model's own `schedule`"
+    )
+    columns: tuple[Name, ...] = Field(
+        (),
+        description="columns of the spine that are published with each prediction, besides the keys of its features "
+        "and `event_timestamp`",
+    )
+
+
+class RetrainPolicy(Frozen):
+    """What starts a retrain, besides `retrain_after` and a person.
+
+    Alarms are those of monitoring. What they ask for is judged by the same gates as any other candidate.
+    """
+
+    schedule: bool = Field(
+        True,
+        description="the clock: `schedule` of the model. Without it, scheduled runs load new features into the online "
+        "store, and train the first champion only",
+    )
+    alarms: tuple[Literal["break", "drift", "performance"], ...] = Field(
+        (),
+        description="kinds of alarms that ask for a retrain as of the newest data: a `break` or a `drift` of the "
+        "champion's data, or a loss of its `performance` on matured labels",
+    )
+    cooldown: PositiveDuration = Field(
+        Duration(7, "d"), description="time of data after which alarms may ask again, also one that is open still"
+    )
+    budget: int = Field(2, ge=1, description="how many retrains alarms may ask for in 30 days of data")
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if duplicates := sorted({rule for rule in self.alarms if self.alarms.count(rule) > 1}):
+            raise ValueError(f"alarms names {', '.join(duplicates)} twice: drop one")
+        if limits := sorted(self.model_fields_set & {"cooldown", "budget"}) if not self.alarms else []:
+            raise ValueError(f"{' and '.join(limits)} limit what alarms ask for: name alarms, or remove them")
+        return self
+
+
 class ModelSpec(Frozen):
     """Everything Evergreen needs to keep one model fresh."""
 
@@ -348,10 +431,54 @@ class ModelSpec(Frozen):
     feature_service: Name = Field(description="the Feast feature service that lists its inputs")
     request_columns: tuple[Name, ...] = Field((), description="inputs that come with the request: columns of the spine")
     label: Name = Field("label", description="column of the spine to predict")
+    kind: ModelKind | None = Field(
+        None,
+        description="what it predicts for a row: see [kinds of models](../guides/kinds.md); None: the probability of "
+        "label 1 or a number, as the metrics of its gates say",
+    )
+    classes: Classes = Field(
+        (),
+        description='`kind="multiclass"`: the values of the label, texts or whole numbers, in the order in which the '
+        "model returns their probabilities",
+    )
+    quantiles: Quantiles = Field(
+        (), description='`kind="quantile"`: those that the model returns, in its order: from the lowest to the highest'
+    )
+    forecast: ForecastSeries | None = Field(
+        None, description='`kind="forecast"`: the columns of the spine that name series and horizon, and the season'
+    )
+    query: Name | None = Field(
+        None, description='`kind="ranking"`: column of the spine whose values name the rows that are ranked together'
+    )
+
+    weight: Name | None = Field(
+        None,
+        description="column of the spine that says how much each row counts, a number from 0 on, in training, metrics, "
+        "comparisons and trivial models; None: all rows count alike",
+    )
+
+    target_transform: Literal["log", "log1p", "sqrt"] | None = Field(
+        None,
+        description="what is done to the label before `train.fit` sees it, and undone before predictions are judged or "
+        "served: `log` (labels above 0), `log1p` (above -1) or `sqrt` (of at least 0)",
+    )
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
     retrain_after: PositiveDuration | None = Field(
         None, description="also retrain when periods of features of this length, such as 7d, are new or corrected"
+    )
+    retrain_on: RetrainPolicy = Field(
+        RetrainPolicy(), description="which alarms of monitoring ask for a retrain, and whether the clock does"
+    )
+    fresh_within: PositiveDuration | None = Field(
+        None,
+        description="greatest age of the champion's data; an older champion, or none, is late: `evergreen status` says "
+        "so, and [metrics](../guides/metrics.md) let Prometheus alert; None: never late",
+    )
+    deadline: PositiveDuration | None = Field(
+        None,
+        description="time from the start of a retrain in the queue in which it should end; one that takes longer is a "
+        "missed deadline in Airflow, and goes on; None: no deadline",
     )
     train: PositiveDuration = Field(
         Duration(52, "w"), description="time to train on, before the holdout; less if there is less"
@@ -371,6 +498,12 @@ class ModelSpec(Frozen):
         description="which rows may differ together, the unit of every interval of a gate: `day`, the calendar day in "
         "the features' time zone, or the week if that is the period; a column of the spine, such as the entity that "
         "predictions are about; or both",
+    )
+
+    input_groups: Mapping[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="inputs that the gate report measures as one, because they say nothing apart, such as latitude and "
+        "longitude: by the name of the group, columns, or views for all of their features",
     )
 
     stale_features: Literal["refuse", "rebuild"] = Field(
@@ -405,8 +538,11 @@ class ModelSpec(Frozen):
     approval: ApprovalPolicy | None = Field(None, description="who approves a promotion; None: the gates decide")
     monitor: MonitorPolicy | None = Field(
         MonitorPolicy(),
-        description="how a candidate gathers evidence for gates that compare with the champion; None: its holdout "
-        "decides",
+        description="the DAG that watches the champion's data, and how a candidate gathers evidence for gates that "
+        "compare with the champion; None: there is no such DAG, and the holdout decides",
+    )
+    score: ScorePolicy | None = Field(
+        None, description="how the champion scores new periods in batch; None: it does not, and there is no such DAG"
     )
 
     def __init__(self, **fields: Any):
@@ -423,6 +559,51 @@ class ModelSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _check_input_groups(self) -> Self:
+        members = [member for group in self.input_groups.values() for member in group]
+        if repeated := sorted({member for member in members if members.count(member) > 1}):
+            raise ValueError(f"input_groups names {', '.join(repeated)} twice: an input is in one group at most")
+        return self
+
+    @model_validator(mode="after")
+    def _check_score_columns(self) -> Self:
+        if self.score and self.label in self.score.columns:
+            raise ValueError(f"score.columns names {self.label}, the label, which new periods do not have: drop it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if faults := list(self._kind_faults()):
+            raise PydanticCustomError(_KIND_ERROR, "what it predicts is not clear", {"faults": faults})
+        return self
+
+    def _kind_faults(self) -> Iterator[Fault]:
+        """Yield what does not fit what the model predicts."""
+        prediction = self.prediction_type
+        for field, kind in _FIELDS_OF_KINDS.items():
+            if getattr(self, field) and self.kind != kind:
+                yield Fault(
+                    field, f"is for a {kind} model, and kind is {self.kind!r}", f"add kind={kind!r}, or remove it"
+                )
+                return
+        if self.weight and self.kind == "ranking":
+            yield Fault(
+                "weight", "is for models whose metrics are of rows, and a ranking's are of queries", "remove it"
+            )
+            return
+        if self.target_transform and self.kind in ("binary", "multiclass", "ranking"):
+            change = f"changes what labels measure, and those of a {self.kind} model measure nothing"
+            yield Fault("target_transform", change, "remove it")
+            return
+        if prediction and (missing := missing_field(prediction, self.query, self.forecast)):
+            yield Fault(missing, f"is missing, and kind is {self.kind!r}", _KIND_FIELDS[missing])
+            return
+        for number, gate in enumerate(self.gates):
+            if problem := gate_kind_problem(gate, prediction):
+                text, _, fix = problem.partition(": ")
+                yield Fault(f"gates.{number}", text, fix)
+
+    @model_validator(mode="after")
     def _check_clusters(self) -> Self:
         if len(set(self.clusters)) < len(self.clusters):
             raise ValueError(f"clusters names {self.clusters[0]} twice: drop one")
@@ -432,6 +613,14 @@ class ModelSpec(Frozen):
                 f"holdout is {self.holdout}, and gates that compare need {MIN_CLUSTERS} days at the very "
                 "least, because rows of a day may differ together: raise it, best to 14d"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_retrain_on(self) -> Self:
+        if self.retrain_on.alarms and not self.monitor:
+            raise ValueError("retrain_on.alarms needs the DAG that watches the champion: do not set monitor=None")
+        if not (self.retrain_on.schedule or self.retrain_on.alarms or self.retrain_after):
+            raise ValueError("retrain_on leaves nothing that starts a retrain: name alarms, or set schedule=True")
         return self
 
     @model_validator(mode="after")
@@ -452,6 +641,7 @@ class ModelSpec(Frozen):
             "label_delay": self.label_delay,
             "cooldown": self.cooldown,
             "retrain_after": self.retrain_after,
+            "retrain_on.cooldown": self.retrain_on.alarms and self.retrain_on.cooldown,
             "monitor.look_after": self.monitor and self.monitor.look_after,
         }
         problems = [_multiple_problem(name, duration, calendar) for name, duration in durations.items() if duration]
@@ -465,13 +655,20 @@ class ModelSpec(Frozen):
             )
 
     @property
+    def prediction_type(self) -> PredictionType | None:
+        """What it predicts for each row; None if the spec declares no kind."""
+        if self.kind is None:
+            return None
+        return PredictionType(kind=self.kind, classes=self.classes, quantiles=self.quantiles)
+
+    @property
     def history(self) -> tuple[Duration, ...]:
         """The durations, backwards from `as_of`, that a retrain uses."""
         return (self.label_delay, self.holdout, self.label_delay, self.train)
 
     @property
-    def monitors(self) -> bool:
-        """Whether a candidate may gather evidence on later days, and so has `<model>.monitor`."""
+    def gathers_evidence(self) -> bool:
+        """Whether a candidate may gather evidence on later days, which `<model>.monitor` looks at."""
         return self.monitor is not None and any(isinstance(gate, AgainstChampionGate) for gate in self.gates)
 
     @property
@@ -497,7 +694,7 @@ def _validation_faults(error: ValidationError) -> list[Fault]:
         if detail["type"] == "too_short" and any(p[:depth] == detail["loc"] and p[depth:] for p in paths):
             continue  # the list is short because an item of it is invalid, which has a fault of its own
         path = [str(part) for part in detail["loc"]]
-        if detail["type"] == PARAMETERS_ERROR:
+        if detail["type"] in (PARAMETERS_ERROR, _KIND_ERROR):
             faults += [
                 Fault(".".join(filter(None, (*path, fault.location))), fault.problem, fault.fix)
                 for fault in detail["ctx"]["faults"]

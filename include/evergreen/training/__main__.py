@@ -53,7 +53,7 @@ def _run_attempt(job: Job, uri: str, checkpoints: Checkpoints) -> AttemptResult:
     try:
         signal.signal(signal.SIGTERM, stop)
         if job.processes > 1 and torchrun.get_rank() is None:
-            return torchrun.run_ranks(uri, job.processes, checkpoints)
+            return torchrun.run_ranks(uri, job, checkpoints)
         runner.run_training(job, storage.storage_path(uri).parent, checkpoints)
     except (Exception, TrainingPreempted) as error:
         result = AttemptResult.from_error(error)

@@ -113,17 +113,17 @@ def trainer_environment() -> dict[str, str]:
     return inherited | models | {"PYTHONPATH": os.pathsep.join(path)}
 
 
-def read_attempts(job_folder: UPath) -> list[Attempt]:
+def read_attempts(job_folder: UPath, max_attempts: int = MAX_ATTEMPTS) -> list[Attempt]:
     """Return the attempts at a job, in the order in which they started.
 
-    Pods write the records: one that is damaged is logged and skipped, and only the first `MAX_ATTEMPTS` are read.
+    Pods write the records: one that is damaged is logged and skipped, and only the first `max_attempts` are read.
     """
     folder, root = job_folder / ATTEMPTS_FOLDER, jobs_root(job_folder)
     names = [name for name in storage.list_names(folder) if not name.startswith(".")]  # one that is being written
-    if len(names) > MAX_ATTEMPTS:
-        log.warning("%s has %s files: only %s of them count", folder, len(names), MAX_ATTEMPTS)
+    if len(names) > max_attempts:
+        log.warning("%s has %s files: only %s of them count", folder, len(names), max_attempts)
     attempts = []
-    for name in names[:MAX_ATTEMPTS]:
+    for name in names[:max_attempts]:
         try:
             attempts.append(Attempt.read(folder / storage.check_file_name(name), root))
         except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from evergreen.spec.model import ModelSpec
 from evergreen.storage import UPath
 from evergreen.training import runner
 from evergreen.training.job import CHECKPOINTS_FOLDER, JOB_FILE, RESULT_FILE, Job
+from evergreen.training.recent_attempts import register_job
+
+_OTHER_SCHEMES = {"s3a": "s3", "gcs": "gs"}
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +54,20 @@ def train_candidate(
         return published
     folder = job_folder(model, fingerprint)
     _check_no_link(folder)
-    train_file = dataset.file_path(training_set, "train")
-    data: Path | UPath = train_file
-    if not storage.is_local(folder):  # who can read the job must be able to read its data
-        data = folder.parent / "data" / f"{training_set.files['train'].sha256}.parquet"
-        if not data.exists():
-            storage.upload(train_file, data)
     job = Job(
         model=model.name,
         fingerprint=fingerprint,
-        training_data=str(data),
+        training_data=str(_provide_training_data(training_set, dataset, folder)),
+        training_data_sha256=training_set.files["train"].sha256,
+        training_data_size=training_set.files["train"].size,
         features=features,
         label="label",
+        classes=model.classes,
+        quantiles=model.quantiles,
+        query=model.query,
+        forecast=model.forecast,
+        weight=model.weight,
+        target_transform=model.target_transform,
         parameters=model.parameters,
         seed=model.seed,
         threads=model.resources.cpu,
@@ -73,6 +79,7 @@ def train_candidate(
         libraries=inputs["code"]["libraries"],
     )
     job.write(folder / JOB_FILE)
+    register_job(folder, datetime.now(UTC))
     run_job(folder / JOB_FILE)
     _check_no_link(folder / CHECKPOINTS_FOLDER)
     staged = candidates.stage(partition, fingerprint)
@@ -82,6 +89,33 @@ def train_candidate(
     manifest = candidates.publish(partition, fingerprint, files, inputs)
     storage.remove(folder / CHECKPOINTS_FOLDER)
     return manifest
+
+
+def _provide_training_data(
+    training_set: datasets.Manifest, dataset: datasets.Dataset, job_folder: UPath
+) -> UPath | Path:
+    """Return where the trainer of a job reads its data.
+
+    Who can read a job in an object store can also read a lake there: by the same client, with rights to its training
+    sets. From a lake that is a folder, or in another kind of store, the data is copied to the jobs.
+    """
+    if storage.is_local(job_folder):
+        return dataset.file_path(training_set, "train")
+    published = dataset.published_path(training_set, "train")
+    if _have_same_client(published, job_folder):
+        return published
+    copy = job_folder.parent / "data" / f"{training_set.files['train'].sha256}.parquet"
+    if not copy.exists():
+        storage.upload(dataset.file_path(training_set, "train"), copy)
+    return copy
+
+
+def _have_same_client(first: UPath | Path, second: UPath | Path) -> bool:
+    """Return whether both are in object stores of one kind, which has one client with one set of credentials."""
+    if isinstance(first, Path) or isinstance(second, Path):
+        return False
+    kinds = {_OTHER_SCHEMES.get(path.protocol, path.protocol) for path in (first, second)}
+    return len(kinds) == 1 and kinds != {"memory"}  # where obstore keeps its objects apart from those of fsspec
 
 
 def _check_no_link(folder: UPath) -> None:
@@ -98,16 +132,24 @@ def job_folder(model: ModelSpec, fingerprint: str) -> UPath:
 
 def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]) -> dict[str, Any]:
     """Return everything that a trained model depends on, and nothing else."""
+    # Named where it is declared only: other candidates keep their fingerprints.
+    transform = {"target_transform": model.target_transform} if model.target_transform else {}
     return {
+        **transform,
         "training_set": training_set.files["train"].sha256,
         "features": features,
         "parameters": dict(model.parameters),
         "seed": model.seed,
         "resources": model.resources.model_dump(include={"cpu", "gpu", "gpu_type", "processes"}),
         "code": {
-            "modules": runner.training_code(model.name, model.code_packages),
+            "modules": runner.training_code(model.name, model.code_packages, model.target_transform),
             "libraries": pinned_library_versions(model),
         },
+        **({"classes": model.classes} if model.classes else {}),
+        **({"quantiles": model.quantiles} if model.quantiles else {}),
+        **({"query": model.query} if model.query else {}),
+        **({"weight": model.weight} if model.weight else {}),
+        **({"forecast": model.forecast.model_dump(mode="json")} if model.forecast else {}),
     }
 
 

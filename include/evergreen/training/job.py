@@ -13,6 +13,7 @@ Each job has a folder of its own, whose URI is all that an attempt is given::
 from __future__ import annotations
 
 import math
+import operator
 import posixpath
 import re
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from pydantic import AfterValidator, Field
 
 from evergreen import storage
 from evergreen.spec import Frozen
+from evergreen.spec.prediction_type import ForecastSeries
 from evergreen.storage import Sha256, UPath
 
 JOB_FILE, RESULT_FILE = "job.json", "result.json"
@@ -122,8 +124,28 @@ class Job(JsonFile):
     model: str = Field(description="model folder whose train.fit runs")
     fingerprint: str = Field(description="of the data, code and parameters: identifies the job")
     training_data: str = Field(description="URI of the Parquet file to learn from")
+    training_data_sha256: Sha256 = Field(description="of its content")
+    training_data_size: int = Field(ge=0, description="in bytes")
     features: tuple[str, ...] = Field(min_length=1, description="input columns, in the model's order")
     label: str
+    classes: tuple[str | int, ...] = Field(
+        (), exclude_if=operator.not_, description="of the label, in the order in which the model returns probabilities"
+    )
+    quantiles: tuple[float, ...] = Field(
+        (), exclude_if=operator.not_, description="that the model predicts, in the order in which it returns them"
+    )
+    query: str | None = Field(
+        None, exclude_if=operator.not_, description="column of the training data: which rows are ranked together"
+    )
+    forecast: ForecastSeries | None = Field(
+        None, exclude_if=operator.not_, description="columns of the training data: series and horizon; and the season"
+    )
+    weight: str | None = Field(
+        None, exclude_if=operator.not_, description="column of the training data: how much each row counts"
+    )
+    target_transform: str | None = Field(
+        None, description="what was done to the label before `fit` sees it; the model's file undoes it"
+    )
     parameters: Mapping[str, Any]
     seed: int
     threads: int = Field(ge=1)

@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from evergreen import storage
-from evergreen.errors import Fault, TrainingError, validation_problem
+from evergreen.errors import Fault, TrainingError, first_line, validation_problem
 from evergreen.lake import fingerprints
 from evergreen.storage import UPath
+from evergreen.training import early_stopping, target_transform
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import (
     MAX_FILES,
@@ -50,12 +51,18 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
     if is_training_complete(job.fingerprint, folder):
         log.info("this job is complete already")
         return
-    with tempfile.TemporaryDirectory() as scratch, identify_full_volume():
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tempfile.TemporaryDirectory() as data,
+        identify_full_volume(),
+    ):
         output = Path(scratch)
-        metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
+        transformed_job = target_transform.transform_labels(job, Path(data))
+        metrics = import_module(f"evergreen_models.{job.model}.train").fit(transformed_job, output, checkpoints)
         checkpoints.flush()
         if checkpoints.is_writer:
             metrics = _check_output(output, metrics)
+            _finish_model(output, job.target_transform)
             files = {file.name: storage.file_sha256(file) for file in sorted(output.iterdir())}
             for name, digest in files.items():
                 storage.upload(output / name, folder / OUTPUT_FOLDER / digest / name)
@@ -63,9 +70,12 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
             result.write(folder / OUTPUT_FOLDER / RESULT_FILE)
 
 
-def training_code(model_name: str, code_packages: Iterable[str]) -> dict[str, str]:
-    """Return hashes of the code that trains the model, by module or file."""
-    return fingerprints.code_of((f"evergreen_models.{model_name}.train",), (), code_packages)
+def training_code(model_name: str, code_packages: Iterable[str], transform: str | None = None) -> dict[str, str]:
+    """Return hashes of the code that trains the model, by module or file; `transform` is what its labels go through."""
+    modules = [f"evergreen_models.{model_name}.train", early_stopping.__name__]  # `_finish_model` runs the latter
+    if transform:
+        modules.append(target_transform.__name__)
+    return fingerprints.code_of(modules, (), code_packages)
 
 
 def is_training_complete(fingerprint: str, folder: UPath) -> bool:
@@ -131,6 +141,21 @@ def _check_output(output: Path, metrics: Any) -> dict[str, float]:
     return values
 
 
+def _finish_model(output: Path, transform: str | None) -> None:
+    """Make the model's file predict the same for each of its readers.
+
+    XGBoost's ends with the best round, and what was done to the label is undone.
+    """
+    file = output / early_stopping.XGBOOST_FILE
+    try:
+        if file.exists():
+            early_stopping.cut_to_best_round(file)
+    except ValueError as error:  # XGBoost's own errors are such, too
+        raise TrainerOutputError(f"fit's output is refused: {file.name}: {first_line(error)}") from None
+    if transform:
+        target_transform.write_transform(output, transform)
+
+
 def _file_fault(file: Path) -> Fault | None:
     location = f"output {ascii(file.name)[:60]}"
     if file.is_dir() and not file.is_symlink():
@@ -146,7 +171,7 @@ def _file_fault(file: Path) -> Fault | None:
 
 def _check_code_and_libraries(job: Job) -> dict[str, str]:
     """Return the versions of Python and the job's libraries, if code and libraries are those of the job."""
-    modules = training_code(job.model, job.code_packages)
+    modules = training_code(job.model, job.code_packages, job.target_transform)
     differences = [name for name in {**modules, **job.modules} if modules.get(name) != job.modules.get(name)]
     for name, expected in job.libraries.items():
         installed = _installed_version(name)

@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 
 from evergreen.training.checkpoints import Checkpoints
+from evergreen.training.job import Job
 from evergreen.training.outcome import AttemptResult, Outcome
+from evergreen.training.rows import verify_training_data
 
 _REPORTS_VARIABLE = "EVERGREEN_RANK_REPORTS"  # folder with one file per process
 
@@ -27,13 +29,17 @@ def write_rank_report(rank: int, result: AttemptResult, checkpoints: Checkpoints
     Path(os.environ[_REPORTS_VARIABLE], str(rank)).write_text(json.dumps(report))
 
 
-def run_ranks(uri: str, processes: int, checkpoints: Checkpoints) -> AttemptResult:
-    """Train the job at `uri` with so many processes, copy the first one's steps to `checkpoints`, return the result."""
+def run_ranks(uri: str, job: Job, checkpoints: Checkpoints) -> AttemptResult:
+    """Train the job at `uri` with its processes, copy the first one's steps to `checkpoints`, return the result.
+
+    Raises what `verify_training_data` raises.
+    """
+    environment = os.environ | verify_training_data(job)  # once, and not in each process
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", "-m", "evergreen.training", uri]
+        command += [f"--nproc-per-node={job.processes}", "-m", "evergreen.training", uri]
         stop_requested = False
-        with subprocess.Popen(command, env={**os.environ, _REPORTS_VARIABLE: folder}) as launcher:
+        with subprocess.Popen(command, env={**environment, _REPORTS_VARIABLE: folder}) as launcher:
 
             def stop(*_: object) -> None:
                 nonlocal stop_requested

@@ -36,4 +36,5 @@ MODEL = ModelSpec(
         dict(kind="signature"),
         dict(kind="online_equals_offline"),
     ],
+    score=dict(),  # the hours of each day, when their features are published
 )

@@ -6,6 +6,7 @@ _INSTANT = dict(type="timestamp[us, tz=UTC]", nullable=False)
 DEPARTURES = dict(
     name="takeoffs",
     trailing="1d",
+    known_at="departed_at",
     # Nobody leaves at night.
     empty_periods="absent",
     absent_after_hours=4,
@@ -14,6 +15,7 @@ DEPARTURES = dict(
 STATIONS = dict(
     name="stations",
     trailing="1h",
+    known_at="read_at",
     # Readings may be missing, even all of them: the features then have no weather.
     empty_periods="delivered",
     columns={

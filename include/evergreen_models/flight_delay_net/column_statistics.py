@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen import storage
 from evergreen.errors import TrainingDataError
+from evergreen.training.rows import TrainingRows
 from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, CodeArray, Float32Array, InputColumns, to_float32
 
 _MAX_CATEGORIES = 100_000
@@ -56,8 +56,8 @@ class ColumnStatistics:
         return np.concatenate(codes)
 
 
-def compute_column_statistics(uri: str, columns: InputColumns, min_category_rows: int) -> ColumnStatistics:
-    """Read the Parquet file at `uri` once, row group by row group. The same file gives the same result to the last bit.
+def compute_column_statistics(rows: TrainingRows, columns: InputColumns, min_category_rows: int) -> ColumnStatistics:
+    """Read the rows once, row group by row group. The same file gives the same result to the last bit.
 
     Raises:
         TrainingDataError: there are no rows, labels are not 0 or 1 or all equal, or a column has too many categories.
@@ -65,8 +65,7 @@ def compute_column_statistics(uri: str, columns: InputColumns, min_category_rows
     variances = [_RunningVariance() for _ in columns.numbers]
     counts: list[Counter[str]] = [Counter() for _ in columns.categories]
     labels: Counter[float] = Counter()
-    with storage.storage_path(uri).open("rb") as stream:
-        file = open_parquet(stream, columns)
+    with open_parquet(rows, columns) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=columns.names)
             for name, variance in zip(columns.numbers, variances, strict=True):
@@ -75,7 +74,7 @@ def compute_column_statistics(uri: str, columns: InputColumns, min_category_rows
                 _count_categories(name, table[name], counter)
             values, occurrences = np.unique(to_float32(table[columns.label]), return_counts=True)
             labels.update(dict(zip(values.tolist(), occurrences.tolist(), strict=True)))
-    _check_labels(uri, columns.label, labels)
+    _check_labels(rows.source, columns.label, labels)
     return ColumnStatistics(
         rows=labels.total(),
         means=tuple(variance.mean for variance in variances),
@@ -86,10 +85,9 @@ def compute_column_statistics(uri: str, columns: InputColumns, min_category_rows
     )
 
 
-def open_parquet(stream: object, columns: InputColumns, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open a file so that texts are read as the codes and the dictionary that they are stored as."""
-    # Buffered, because an object store needs few, large reads for the columns of a row group.
-    return pq.ParquetFile(stream, metadata=metadata, read_dictionary=list(columns.categories), pre_buffer=True)
+def open_parquet(rows: TrainingRows, columns: InputColumns) -> pq.ParquetFile:
+    """Open the file of the rows so that texts are read as the codes and the dictionary that they are stored as."""
+    return rows.open_file(read_dictionary=list(columns.categories), pre_buffer=True)
 
 
 class _RunningVariance:

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from evergreen import storage
 from evergreen.errors import TrainingDataError
+from evergreen.training.rows import TrainingRows
 from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics, open_parquet
 from evergreen_models.flight_delay_net.columns import InputColumns, RowBatch, interleave, to_float32
 
@@ -127,18 +127,18 @@ class BatchStream:
         TrainingDataError: there are too few rows for so many processes.
     """
 
-    def __init__(self, uri: str, columns: InputColumns, statistics: ColumnStatistics, plan: BatchPlan):
-        self.uri, self.columns, self.statistics, self.plan = uri, columns, statistics, plan
+    def __init__(self, rows: TrainingRows, columns: InputColumns, statistics: ColumnStatistics, plan: BatchPlan):
+        self.rows, self.columns, self.statistics, self.plan = rows, columns, statistics, plan
         if plan.rows // plan.world_size < plan.steps_per_epoch:
             raise TrainingDataError(
-                f"{uri}: {plan.rows} rows in batches of {plan.batch_rows} are too few for {plan.world_size} "
+                f"{rows.source}: {plan.rows} rows in batches of {plan.batch_rows} are too few for {plan.world_size} "
                 "processes: raise batch_rows, or train with fewer"
             )
 
     def batches(self, first: int, last: int) -> Iterator[RowBatch]:
         """Return the batches of the steps `first` ≤ step < `last`, counted over all epochs."""
         with ExitStack() as stack:
-            readers = stack.enter_context(_ReaderPool(self.uri, self.columns, self.statistics))
+            readers = stack.enter_context(_ReaderPool(self.rows, self.columns, self.statistics))
             windows = self._prefetch(readers, self._windows_between(first, last))
             stack.callback(windows.close)
             window: _ShuffledWindow | None = None
@@ -200,17 +200,12 @@ class _PendingWindow:
 class _ReaderPool:
     """Threads that decode row groups. Each opens the file itself: an open file serves one reader at a time."""
 
-    def __init__(self, uri: str, columns: InputColumns, statistics: ColumnStatistics):
+    def __init__(self, rows: TrainingRows, columns: InputColumns, statistics: ColumnStatistics):
         self._columns, self._statistics = columns, statistics
         self._files: SimpleQueue[pq.ParquetFile] = SimpleQueue()
         self._open_files = ExitStack()
-        metadata = None
         for _ in range(_READERS):
-            file = open_parquet(
-                self._open_files.enter_context(storage.storage_path(uri).open("rb")), columns, metadata=metadata
-            )
-            metadata = file.metadata
-            self._files.put(file)
+            self._files.put(self._open_files.enter_context(open_parquet(rows, columns)))
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="decode")
 
     def __enter__(self) -> _ReaderPool:

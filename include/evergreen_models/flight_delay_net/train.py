@@ -7,14 +7,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from evergreen import storage
 from evergreen.training.checkpoints import Checkpoint, Checkpoints, StateProvider
 from evergreen.training.job import Job
 from evergreen.training.outcome import TrainingPreempted
+from evergreen.training.rows import TrainingRows, open_training_rows
 from evergreen_models.flight_delay_net import export
 from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics, compute_column_statistics
 from evergreen_models.flight_delay_net.columns import InputColumns
@@ -36,17 +35,16 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
     parameters = NetworkParameters.model_validate(job.parameters)
     if not job.gpu:
         torch.use_deterministic_algorithms(True)
-    with join_ranks(gpu=job.gpu > 0) as ranks:
+    with open_training_rows(job) as rows, join_ranks(gpu=job.gpu > 0) as ranks:
         # One thread decodes the next batches: in steps this small, waiting for a thread that shares its core costs more
         # than another thread gains.
         torch.set_num_threads(max(1, job.threads // ranks.world_size - 1))
-        with storage.storage_path(job.training_data).open("rb") as file:
-            metadata = pq.ParquetFile(file).metadata
+        metadata = rows.metadata
         schema = metadata.schema.to_arrow_schema()
         columns = InputColumns.from_schema(schema, job.features, job.label, parameters.embedding_sizes)
         checkpoint = _resume_checkpoint(checkpoints, ranks)
         statistics = (
-            Learner.load_statistics(checkpoint) if checkpoint else _share_statistics(job, columns, parameters, ranks)
+            Learner.load_statistics(checkpoint) if checkpoint else _share_statistics(rows, columns, parameters, ranks)
         )
         learner = Learner(columns, statistics, parameters, seed=job.seed, gpu=job.gpu > 0, ranks=ranks)
         if checkpoint:
@@ -59,7 +57,7 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
             ranks.rank,
             ranks.world_size,
         )
-        stream = BatchStream(job.training_data, columns, statistics, plan)
+        stream = BatchStream(rows, columns, statistics, plan)
         _train(learner, stream, parameters.epochs, checkpoint.step if checkpoint else 0, checkpoints, ranks)
         loss = learner.mean_loss(stream.batches(0, plan.steps_per_epoch))
         if ranks.rank == 0:
@@ -106,11 +104,13 @@ def _resume_checkpoint(checkpoints: Checkpoints, ranks: Ranks) -> Checkpoint | N
     return Checkpoint(int(step), files)
 
 
-def _share_statistics(job: Job, columns: InputColumns, parameters: NetworkParameters, ranks: Ranks) -> ColumnStatistics:
+def _share_statistics(
+    rows: TrainingRows, columns: InputColumns, parameters: NetworkParameters, ranks: Ranks
+) -> ColumnStatistics:
     """Return the statistics that rank 0 computes, so that only one process reads all data for them."""
     data = None
     if ranks.rank == 0:
-        data = compute_column_statistics(job.training_data, columns, parameters.min_category_rows).to_json()
+        data = compute_column_statistics(rows, columns, parameters.min_category_rows).to_json()
     shared = ranks.broadcast_first(data)
     assert shared is not None
     return ColumnStatistics.from_json(shared)

@@ -54,7 +54,7 @@ def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
     assert killer.killed, "nothing was killed"
     # A run in which one task was killed more often than it may retry is cleared, as a person would.
     for run in chain.airflow.dag_runs(FEATURES, state=["failed"]):
-        chain.airflow.clear_failed_tasks(FEATURES, run["dag_run_id"])
+        chain.airflow.clear_tasks(FEATURES, run["dag_run_id"], only_failed=True)
     assert set(chain.wait(FEATURES, 7)) == {"success"}
     as_undisturbed(chain, *requested)
 
@@ -80,7 +80,7 @@ def test_a_bad_day_fails_at_check_raw_until_it_is_replaced(chain: Chain) -> None
     assert chain.published(*days(1, 17)) == before
 
     file.write_bytes(good)
-    chain.airflow.clear_failed_tasks(FEATURES, "bad")
+    chain.airflow.clear_tasks(FEATURES, "bad", only_failed=True)
     assert chain.wait(FEATURES, run_id="bad") == ["success"]
     as_undisturbed(chain, day)
 
@@ -92,7 +92,7 @@ def test_a_killed_retrain_promotes_the_same_model(chain: Chain) -> None:
     chain.airflow.trigger_dag_run(RETRAIN, "first", CONF)
     while chain.wait(RETRAIN, run_id="first") == ["failed"]:
         killer.done.set()
-        chain.airflow.clear_failed_tasks(RETRAIN, "first")
+        chain.airflow.clear_tasks(RETRAIN, "first", only_failed=True)
     killer.done.set()
     killer.join()
     assert killer.killed, "nothing was killed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from evergreen.ledger import ChampionRolledBack, PromotionRejected, VerdictRecor
 from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.spec import loader
-from integration.airflow.conftest import Chain
+from integration.airflow.conftest import METRICS_TOKEN, Chain
 
 pytestmark = pytest.mark.integration
 
@@ -156,3 +157,12 @@ def test_the_gate_report_is_linked_and_needs_a_login(chain: Chain) -> None:
         trust_env=False,
     )
     assert nowhere.status_code == 404
+
+
+def test_prometheus_reads_metrics_with_its_token(chain: Chain) -> None:
+    url = f"{chain.airflow.url}/evergreen/metrics"
+    assert httpx.get(url, headers=chain.airflow._headers(), trust_env=False).status_code == 403
+    page = httpx.get(url, headers={"Authorization": f"Bearer {METRICS_TOKEN}"}, trust_env=False)
+    assert page.status_code == 200
+    assert 'evergreen_champion{model="cautious",team="' in page.text
+    assert not re.findall(r"^evergreen_scrape_error.* 1\.0$", page.text, re.MULTILINE)

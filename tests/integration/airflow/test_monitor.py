@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
 from mlflow import MlflowClient
 
-from evergreen import ledger
+from evergreen import batch_predictions, ledger
+from evergreen.lake import datasets
 from evergreen.ledger import VerdictRecorded
+from evergreen.monitoring.record import read_record, read_report
 from evergreen.periods import Calendar
 from evergreen.settings import settings
 from integration.airflow.conftest import FEATURES, ZONE, Chain, write_patient
@@ -17,7 +18,7 @@ from integration.airflow.conftest import FEATURES, ZONE, Chain, write_patient
 pytestmark = pytest.mark.integration
 
 NAME = "patient"
-RETRAIN, MONITOR = f"{NAME}.retrain", f"{NAME}.monitor"
+RETRAIN, MONITOR, SCORE = f"{NAME}.retrain", f"{NAME}.monitor", f"{NAME}.score"
 LOOK_TASKS = ("examples", "evaluate", "judge", "conclude")
 
 
@@ -26,15 +27,8 @@ def _unpaused(chain: Chain) -> Iterator[None]:
     """Only this model hears of the features that are published here."""
     chain.airflow.set_dag_paused("coin.retrain", True)
     chain.quiet(FEATURES)
-    deadline = time.monotonic() + 120
-    for dag_id in (RETRAIN, MONITOR):
-        while chain.airflow.dag(dag_id) is None:
-            assert time.monotonic() < deadline, chain.airflow.import_errors()
-            time.sleep(1)
-        chain.airflow.set_dag_paused(dag_id, False)
-    yield
-    for dag_id in (RETRAIN, MONITOR):
-        chain.airflow.set_dag_paused(dag_id, True)
+    with chain.unpaused(RETRAIN, MONITOR):
+        yield
     chain.airflow.set_dag_paused("coin.retrain", False)
 
 
@@ -49,9 +43,30 @@ def publish(chain: Chain, day: str) -> str:
     """Tell of published features of a day, as the features DAG does; return the run of the monitor DAG that follows."""
     known = chain.run_ids(MONITOR)
     chain.post_event(FEATURES, {"periods": [day]})
-    runs = chain.new_runs(MONITOR, known, "asset_triggered", patience=120)
+    runs = chain.new_runs(MONITOR, known, "asset_triggered")
     assert {run["state"] for run in runs} == {"success"}
     return str(max(runs, key=lambda run: run["run_after"])["dag_run_id"])
+
+
+def check_scoring(chain: Chain) -> None:
+    """Published features start the score DAG, and it does nothing twice."""
+    chain.airflow.set_dag_paused(SCORE, False)
+    known = chain.run_ids(SCORE)
+    chain.post_event(FEATURES, {"periods": ["2013-01-16"]})
+    [*_, run] = sorted(chain.new_runs(SCORE, known, "asset_triggered"), key=lambda run: run["run_after"])
+    assert run["state"] == "success"
+    dataset = batch_predictions.open_predictions(NAME)
+    manifest = dataset.manifest("day=2013-01-16")
+    assert manifest
+    assert manifest.inputs["model"]["version"] == "2"
+    flights = datasets.open_dataset("features/flight_delay").manifest("day=2013-01-16")
+    assert flights
+    assert manifest.files["predictions"].rows == flights.files["departures"].rows
+    chain.clear(SCORE, run["dag_run_id"])
+    assert chain.wait(SCORE, run_id=run["dag_run_id"]) == ["success"]
+    assert chain.states(SCORE, run["dag_run_id"]) == {"plan": "success", "score": "skipped"}
+    assert dataset.manifest("day=2013-01-16") == manifest
+    chain.airflow.set_dag_paused(SCORE, True)
 
 
 def registered_aliases() -> dict[str, str]:
@@ -84,6 +99,13 @@ def test_a_challenger_is_promoted_when_published_features_suffice(chain: Chain) 
     assert chain.wait(MONITOR, run_id=run_id) == ["success"]
     assert "2 days are new since the look before, of 4" in chain.log(MONITOR, run_id, "plan")
     assert {chain.states(MONITOR, run_id)[task] for task in LOOK_TASKS} == {"skipped"}
+    assert chain.states(MONITOR, run_id)["watch"] == "success", "the champion's data is watched in any case"
+    assert chain.states(MONITOR, run_id)["request_retrain"] == "skipped"
+    assert "no alarm asks for a retrain" in chain.log(MONITOR, run_id, "request_retrain")
+    champion = ledger.read_state(NAME).champion_content
+    assert champion
+    assert read_record(NAME, champion)
+    assert read_report(NAME, champion)
 
     count = ledger.read_state(NAME).head_number
     run_id = publish(chain, "2013-01-15")
@@ -103,3 +125,4 @@ def test_a_challenger_is_promoted_when_published_features_suffice(chain: Chain) 
     assert chain.wait(MONITOR, run_id=run_id) == ["success"]
     assert "there is no challenger" in chain.log(MONITOR, run_id, "plan")
     assert ledger.read_state(NAME).head_number == state.head_number
+    check_scoring(chain)

@@ -84,5 +84,5 @@ def test_a_rebuild_that_was_stopped_fails_and_is_continued(chain: Chain, registe
     chain.airflow._request("PATCH", f"/api/v2/dags/{FEATURES}/dagRuns/{run_id}", json={"state": "failed"})
     assert chain.wait(COIN, run_id="stopped") == ["failed"]
     assert f"its run {run_id} has ended, and 16 of its days" in chain.log(COIN, "stopped", "rebuild")
-    chain.airflow.clear_failed_tasks(COIN, "stopped")
+    chain.airflow.clear_tasks(COIN, "stopped", only_failed=True)
     assert chain.wait(COIN, run_id="stopped") == ["success"]

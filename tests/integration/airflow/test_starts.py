@@ -154,7 +154,7 @@ def test_another_dag_and_the_button_materialize_start_runs(chain: Chain) -> None
         chain.forget(day)
         known = chain.run_ids(FEATURES)
         start()
-        [run] = chain.new_runs(FEATURES, known, run_type, patience=120)
+        [run] = chain.new_runs(FEATURES, known, run_type)
         assert run["state"] == "success"
         assert f"manual: {day}" in chain.log(FEATURES, run["dag_run_id"], "plan")
         as_undisturbed(chain, day)
@@ -165,14 +165,14 @@ def test_an_event_posted_from_outside(chain: Chain) -> None:
     chain.forget(*requested)
     known = chain.run_ids(FEATURES)
     chain.post_event("flight_delay.raw", {"periods": [str(day) for day in requested]})
-    [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
+    [run] = chain.new_runs(FEATURES, known, "asset_triggered")
     assert run["state"] == "success"
     assert "arrival: 2013-01-02, 2013-01-04" in chain.log(FEATURES, run["dag_run_id"], "plan")
     as_undisturbed(chain, *requested)
 
     known = chain.run_ids(FEATURES)
     chain.post_event("flight_delay.raw", {"day": "2013-01-02"})
-    [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
+    [run] = chain.new_runs(FEATURES, known, "asset_triggered")
     assert run["state"] == "failed"
     assert "an asset event came with unknown day" in chain.log(FEATURES, run["dag_run_id"], "plan")
 
@@ -185,7 +185,7 @@ def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> 
     half = raw_files.raw_file("flights", later)
     half.parent.mkdir(parents=True)
     half.write_bytes(raw_files.raw_file("flights", day).read_bytes()[:9_000])
-    [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
+    [run] = chain.new_runs(FEATURES, known, "asset_triggered")
     assert run["state"] == "success"
     assert f'"arrival: {day}"' in chain.log(FEATURES, run["dag_run_id"], "plan")
     began = pd.Timestamp(run["start_date"]).timestamp()
@@ -199,14 +199,14 @@ def test_a_corrected_day_is_rebuilt_with_the_days_after_it(chain: Chain) -> None
     everything = chain.published(*days(1, 18))
     known = chain.run_ids(FEATURES)
     before = drop_first_row(day)
-    [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=180)
+    [run] = chain.new_runs(FEATURES, known, "asset_triggered")
     assert run["state"] == "success"
     now = chain.published(*days(1, 18))
     assert [d for d in now if now[d] != everything[d]] == [str(d) for d in days(12, 18)]
 
     known = chain.run_ids(FEATURES)
     restore(day, before)
-    [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=180)
+    [run] = chain.new_runs(FEATURES, known, "asset_triggered")
     assert run["state"] == "success"
     assert chain.published(*days(1, 18)) == everything
 
@@ -249,7 +249,7 @@ def test_retrain_on_arrival_of_enough_days_and_of_a_backfill(chain: Chain) -> No
     known = chain.run_ids(COIN)
     chain.airflow.trigger_dag_run(FEATURES, "awakening", {"start": "2013-01-05"})
     assert chain.wait(FEATURES, run_id="awakening") == ["success"]
-    [run] = chain.new_runs(COIN, known, "asset_triggered", patience=120)
+    [run] = chain.new_runs(COIN, known, "asset_triggered")
     newest = later(inputs.newest_published_period(loader.load_spec("coin")), 1)
     assert f"until {newest}" in chain.log(COIN, run["dag_run_id"], "plan")
     assert run["state"] == "success"
@@ -257,7 +257,7 @@ def test_retrain_on_arrival_of_enough_days_and_of_a_backfill(chain: Chain) -> No
     # Nothing has changed since: not enough.
     known = chain.run_ids(COIN)
     chain.airflow.trigger_dag_run(FEATURES, "nothing-new", {"start": "2013-01-05"})
-    [run] = chain.new_runs(COIN, known, "asset_triggered", patience=120)
+    [run] = chain.new_runs(COIN, known, "asset_triggered")
     assert "0 days are new or corrected" in chain.log(COIN, run["dag_run_id"], "plan")
     assert set(chain.states(COIN, run["dag_run_id"]).values()) == {"success", "skipped"}
     assert chain.states(COIN, run["dag_run_id"])["train"] == "skipped"
@@ -265,7 +265,7 @@ def test_retrain_on_arrival_of_enough_days_and_of_a_backfill(chain: Chain) -> No
     # A backfill whose conf announces it.
     known = chain.run_ids(COIN)
     chain.backfill_announced("2013-01-16")
-    [run] = chain.new_runs(COIN, known, "asset_triggered", patience=180)
+    [run] = chain.new_runs(COIN, known, "asset_triggered")
     assert "backfill: days" in chain.log(COIN, run["dag_run_id"], "plan")
     assert chain.states(COIN, run["dag_run_id"])["promote"] == "skipped"
     assert chain.states(COIN, run["dag_run_id"])["backtest"] == "success"

@@ -99,7 +99,7 @@ def test_up_writes_random_secrets_readable_by_the_owner_only(folder: Path, run: 
     process = run("up")
     assert process.returncode == 0, process.stderr
     values = secrets(folder)
-    assert len(values) == len(set(values.values())) == 10
+    assert len(values) == len(set(values.values())) == 12
     assert min(map(len, values.values())) == 32
     assert len(values["AIRFLOW_FERNET_KEY"]) == 44
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
@@ -129,8 +129,20 @@ def test_up_adds_the_secrets_of_a_newer_version(folder: Path, run: Run) -> None:
     assert "added to .env" in run("up").stdout
     values = secrets(folder)
     assert (values["REDIS_PASSWORD"], values["AIRFLOW_PORT"]) == ("kept", "18080")
-    assert len(values) == 11
+    assert len(values) == 13
     assert (folder / ".env").read_text().startswith("# mine\n")
+
+
+@pytest.mark.parametrize("command", ["down", "history"])
+def test_other_commands_add_them_too(folder: Path, run: Run, command: str) -> None:
+    (folder.parent / "state/running").touch()
+    (folder / ".env").write_text("REDIS_PASSWORD=kept\n")
+    process = run(command)
+    assert process.returncode == 0, process.stderr
+    assert secrets(folder)["REDIS_PASSWORD"] == "kept"
+    assert len(secrets(folder)) == 12
+    assert "added to .env" in process.stderr
+    assert "added to .env" not in process.stdout, "what a command prints may be read by a program"
 
 
 def test_up_does_not_replace_lost_secrets_of_a_stack(folder: Path, run: Run) -> None:
@@ -188,7 +200,7 @@ def test_up_shows_the_log_of_migrate_if_it_fails(folder: Path, run: Run, reason:
 def test_down_keeps_the_volumes(folder: Path, run: Run) -> None:
     run("up")
     assert "are kept in volumes" in run("down").stdout
-    assert docker_calls(folder)[-1] == "compose --profile cli down --remove-orphans"
+    assert docker_calls(folder)[-1] == "compose --profile cli --profile monitoring down --remove-orphans"
 
 
 def test_other_commands_run_in_the_stack(folder: Path, run: Run) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from evergreen.spec import loader
+from evergreen.spec.model import ModelSpec
+from support import ponds as ponds_data
 from support import servers
 from support.online_stores import OnlineFixture, RedisOnline, SqliteOnline
 
@@ -27,3 +30,20 @@ def online(
     if request.param == "sqlite":
         return SqliteOnline(use_home)
     return RedisOnline(use_home, request.getfixturevalue("redis_server"), monkeypatch)
+
+
+@pytest.fixture
+def ponds(
+    online: OnlineFixture, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
+) -> Iterator[ModelSpec]:
+    """A model with two views of hourly rows, with small definitions and features."""
+    (tmp_path / "evergreen_models/ponds").mkdir(parents=True)
+    (tmp_path / "evergreen_models/ponds/__init__.py").touch()
+    (tmp_path / "evergreen_models/ponds/model.py").write_text(ponds_data.SPEC)
+    use_models(tmp_path / "evergreen_models", only=True)
+    ponds_data.write_definitions(ponds_data.DEFINITIONS, tmp_path / "feature_repo")
+    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
+    online.use(tmp_path / "home")
+    loader.load_spec.cache_clear()
+    yield loader.load_spec("ponds")
+    loader.load_spec.cache_clear()

@@ -10,116 +10,23 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from evergreen.errors import SpecError
 from evergreen.feature_store import online_store, repository
-from evergreen.lake import datasets, fingerprints
-from evergreen.periods import Calendar
-from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
-from evergreen.window import RunReason, Window
 from support.forks import fork, wait
 from support.online_stores import OnlineFixture
+from support.ponds import DEFINITIONS, publish, unpublish, window, write_definitions
 
 pytestmark = pytest.mark.integration
 
-ZONE = "America/New_York"
 FIELDS = dict(owner="tests", label="full", schedule="0 0 * * 1", train="3d", holdout="1d")
 GATES = [dict(kind="threshold", metric="auc", at_least=0.5)]
-SPEC = """
-from evergreen.spec.model import ModelSpec
-MODEL = ModelSpec(
-    name="ponds", feature_service="ponds",
-    features=dict(timezone="America/New_York", first_day="2013-01-01", spine="visits", views=["levels", "depths"],
-                  sources=[dict(name="gauges", columns=dict(x="int64"))]),
-    owner="tests", label="full", schedule="0 0 * * 1", train="3d", holdout="1d",
-    gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
-)
-"""
-DEFINITIONS = """
-from datetime import timedelta
-from feast import Entity, FeatureService, FeatureView, Field
-from feast.types import Float64
-from feast.value_type import ValueType
-from evergreen.feature_store.repository import feature_source
-
-pond = Entity(name="pond", join_keys=["pond"], value_type=ValueType.STRING)
-def view(name, features, table, ttl, *columns):
-    return FeatureView(name=name, entities=[pond], ttl=timedelta(hours=ttl), source=feature_source(features, table),
-                       schema=[Field(name=column, dtype=Float64) for column in columns])
-levels = view("levels", "ponds", "levels", 72, "level")
-depths = view("depths", "ponds", "depths", 24, "depth")
-rivers = view("rivers", "rivers", "rivers", 24, "width")
-ponds = FeatureService(name="ponds", features=[levels])
-depth_only = FeatureService(name="depth_only", features=[depths])
-foreign = FeatureService(name="foreign", features=[levels, rivers])
-"""
-
-
-@pytest.fixture
-def ponds(
-    online: OnlineFixture, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
-    """A model with two views of hourly rows, with small definitions and features."""
-    (tmp_path / "evergreen_models/ponds").mkdir(parents=True)
-    (tmp_path / "evergreen_models/ponds/__init__.py").touch()
-    (tmp_path / "evergreen_models/ponds/model.py").write_text(SPEC)
-    use_models(tmp_path / "evergreen_models", only=True)
-    write_definitions(DEFINITIONS, tmp_path / "feature_repo")
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    online.use(tmp_path / "home")
-    loader.load_spec.cache_clear()
-    yield loader.load_spec("ponds")
-    loader.load_spec.cache_clear()
-
-
-def write_definitions(text: str, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", folder)
-    (folder / "ponds.py").write_text(text)
-    repository.open_feature_store.cache_clear()
-
-
-def publish(*days: int, values: Mapping[tuple[str, int], float | None] | None = None, ponds: str = "ab") -> None:
-    """Features of days in January: the level of a pond is its day and hour, as in 9.23, its depth a hundred more.
-
-    `values` replaces levels by pond and hour; None leaves the row out.
-    """
-    for day in days:
-        midnight = datetime(2013, 1, day, tzinfo=ZoneInfo(ZONE))
-        levels = {(pond, hour): day + hour / 100 for pond in ponds for hour in range(24)} | dict(values or {})
-        rows = {key: level for key, level in levels.items() if level is not None}
-        dataset, partition = datasets.open_dataset("features/ponds"), datasets.period_partition(str(midnight.date()))
-        fingerprint = fingerprints.compute_fingerprint(sorted(map(str, rows.items())))
-        folder = dataset.stage(partition, fingerprint)
-        for name, column, offset in (("levels", "level", 0), ("depths", "depth", 100)):
-            times = [midnight + timedelta(hours=hour) for _, hour in rows]
-            table = {
-                "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
-                "pond": pa.array([pond for pond, _ in rows], pa.string()),
-                column: pa.array([level + offset for level in rows.values()], pa.float64()),
-                "murk": pa.array([level / 2 for level in rows.values()], pa.float64()),
-            }
-            pq.write_table(pa.table(table), folder / f"{name}.parquet")
-        files = {path.stem: path for path in folder.iterdir()}
-        dataset.publish(partition, fingerprint, files, {})
-
-
-def unpublish(day: int) -> None:
-    Path(datasets.open_dataset("features/ponds").root / f"_manifests/day=2013-01-{day:02}.json").unlink()
-
-
-def window(end: int) -> Window:
-    return Window.from_range("2013-01-01", f"2013-01-{end:02d}", RunReason.MANUAL, Calendar("1d", ZONE))
 
 
 def span(start: int, end: int) -> dict[str, str]:
@@ -234,7 +141,7 @@ def test_kill_leaves_neither_gaps_nor_older_values(
     publish(*range(5, 9))
     online_store.materialize_features(ponds, window(9))
     publish(9, 10, 11)
-    child = fork(lambda: run_and_die(online, writes, lambda: online_store.materialize_features(ponds, window(12))))
+    child = fork(lambda: run_and_die(writes, lambda: online_store.materialize_features(ponds, window(12))))
     assert wait(child) == -signal.SIGKILL
     assert read() in (8.23, 11.23)  # Feast's own state says that it is being written: it is served nevertheless
     assert online_store.materialize_features(ponds, window(10)) == span(
@@ -244,9 +151,9 @@ def test_kill_leaves_neither_gaps_nor_older_values(
     assert online_store.materialize_features(ponds, window(12)) == {}
 
 
-def run_and_die(online: OnlineFixture, writes: int, action: Callable[[], object]) -> None:
+def run_and_die(writes: int, action: Callable[[], object]) -> None:
     """Run `action`, killed before it writes view number `writes`, or after all views but before the marker."""
-    remaining, write = writes, online.feast_class.online_write_batch
+    remaining, write = writes, online_store.write_online_rows
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -258,7 +165,7 @@ def run_and_die(online: OnlineFixture, writes: int, action: Callable[[], object]
             die()
         write(*arguments, **named)
 
-    online.feast_class.online_write_batch = write_or_die
+    online_store.write_online_rows = write_or_die
     online_store.write_online_marker = lambda *_: die()
     action()
 
@@ -269,14 +176,14 @@ def test_concurrent_materializations_wait(ponds: ModelSpec, online: OnlineFixtur
     reached, released = os.pipe(), os.pipe()
 
     def materialize_older_slowly() -> None:
-        write = online.feast_class.online_write_batch
+        write = online_store.write_online_rows
 
         def write_when_released(*arguments: object, **named: object) -> None:
             os.write(reached[1], b".")
             os.read(released[0], 1)
             write(*arguments, **named)
 
-        online.feast_class.online_write_batch = write_when_released
+        online_store.write_online_rows = write_when_released
         online_store.materialize_features(ponds, window(9))
 
     older = fork(materialize_older_slowly)
@@ -310,14 +217,14 @@ def test_store_emptied_while_written_is_written_again(
     ponds: ModelSpec, online: OnlineFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     publish(*range(5, 10))
-    write = online.feast_class.online_write_batch
+    write = online_store.write_online_rows
 
     def write_and_empty(*arguments: object, **named: object) -> None:
         write(*arguments, **named)
         online.empty()
 
     with monkeypatch.context() as patched:
-        patched.setattr(online.feast_class, "online_write_batch", write_and_empty)
+        patched.setattr(online_store, "write_online_rows", write_and_empty)
         with pytest.raises(Exception, match="was emptied while it was written|no such table|readonly database"):
             online_store.materialize_features(ponds, window(10))
     repository.open_feature_store.cache_clear()

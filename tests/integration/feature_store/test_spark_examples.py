@@ -19,7 +19,8 @@ from evergreen.errors import SpecError
 from evergreen.feature_store.duckdb_examples import DuckDBExamples
 from evergreen.feature_store.examples import Selection
 from evergreen.feature_store.offline_store import RetrievalError, open_scratch_database
-from evergreen.feature_store.spark_examples import SparkExamples, open_join_session
+from evergreen.feature_store.spark_examples import SparkExamples, SparkFile, open_join_session
+from evergreen.lake.exchange import SharedFiles
 from support.calendars import DAYS
 from support.examples_contract import (
     FEATURES,
@@ -51,13 +52,25 @@ def engine(session: SparkSession, tmp_path: Path) -> Engine:
         references: Sequence[str],
         folder: Path,
     ) -> dict[str, Path]:
-        parts = tmp_path / "parts"
-        examples = SparkExamples.from_files(session, "loans", "requests", "loss", files, DAYS, parts)
+        exchange = SharedFiles(tmp_path)
+        examples = SparkExamples.from_files(session, "loans", "requests", "loss", shown(files), DAYS, exchange)
         examples.select(selections)
         examples.join(repo_config(tmp_path), views, references)
         return examples.write_files(folder)
 
     return join
+
+
+def shown(files: Mapping[str, Path]) -> dict[str, SparkFile]:
+    """Return files of examples as a Spark reads them that sees those of the task."""
+    footers = {period: pq.read_metadata(file) for period, file in files.items()}
+    types = {
+        period: {field.name: str(field.type) for field in footer.schema.to_arrow_schema()}
+        for period, footer in footers.items()
+    }
+    return {
+        period: SparkFile(str(file), file, types[period], footers[period].num_rows) for period, file in files.items()
+    }
 
 
 class TestSpark(ExamplesContract):
@@ -113,6 +126,7 @@ def test_spark_writes_the_bytes_of_duckdb(engine: Engine, tmp_path: Path, sessio
         "train": Selection("", "2024-03-02", START + timedelta(seconds=250)),
         "holdout": Selection("2024-03-02", "9", START + timedelta(seconds=400)),
         "recent": Selection("2024-03-03", "2024-03-04"),
+        "made_late": Selection("2024-03-02", "9", START + timedelta(seconds=400), START + timedelta(seconds=6)),
     }
     files = published.join(engine, views, selections)
     config, expected = repo_config(tmp_path), tmp_path / "expected"
@@ -120,22 +134,25 @@ def test_spark_writes_the_bytes_of_duckdb(engine: Engine, tmp_path: Path, sessio
     with open_scratch_database(config) as con:
         examples = DuckDBExamples.from_files(con, "loans", "requests", "loss", published.spines, DAYS)
         counts = examples.count_labels(START + timedelta(seconds=250))
+        late = examples.count_labels(START + timedelta(seconds=250), START + timedelta(seconds=6))
         examples.select(selections)
         examples.join(config, views, [f"{view.name}:v" for view in views])
         examples.write_files(expected)
     for name, file in files.items():
         assert file.read_bytes() == (expected / f"{name}.parquet").read_bytes(), name
-    parts = [pq.read_metadata(part).num_rows for part in (tmp_path / "parts").glob("*.parquet")]
+    parts = [pq.read_metadata(part).num_rows for part in (tmp_path / "rows").glob("*.parquet")]
     assert len(parts) > 1, "or their order was not tested"
-    by_spark = SparkExamples.from_files(session, "loans", "requests", "loss", published.spines, DAYS, tmp_path / "none")
-    assert by_spark.count_labels(START + timedelta(seconds=250)) == counts
+    files_of_spark = shown(published.spines), DAYS, SharedFiles(tmp_path / "none")
+    by_spark = SparkExamples.from_files(session, "loans", "requests", "loss", *files_of_spark)
+    assert by_spark.count_labels(START + timedelta(seconds=250)) == counts != late
+    assert by_spark.count_labels(START + timedelta(seconds=250), START + timedelta(seconds=6)) == late
 
 
 def test_rows_that_are_lost_doubled_or_moved_are_an_error(session: SparkSession, tmp_path: Path) -> None:
     table = spine([{"event_timestamp": START + timedelta(seconds=second), "a": "x"} for second in (2, 1, 1)])
     published = Published(tmp_path, [{"spine": table}])
-    parts = tmp_path / "parts"
-    examples = SparkExamples.from_files(session, "loans", "requests", "loss", published.spines, DAYS, parts)
+    parts, files = tmp_path / "rows", shown(published.spines)
+    examples = SparkExamples.from_files(session, "loans", "requests", "loss", files, DAYS, SharedFiles(tmp_path))
     examples.select({"all": Selection("", "9")})
     session.conf.set("spark.sql.shuffle.partitions", "1")
     examples.join(repo_config(tmp_path), [], [])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evergreen.errors import SettingsError
+from evergreen.errors import InputsChangedError, SettingsError
 from evergreen.feature_store import training_sets
 from evergreen.features.inputs import features_dataset
 from evergreen.settings import settings
@@ -42,6 +43,23 @@ def test_spark_publishes_what_duckdb_publishes(
     assert training_sets.build_training_set(model, window(model, "2024-03-18")) == expected
     assert "Spark joins examples" in caplog.text
     assert [path for path in lake.rglob("*") if "part-" in path.name or "spark" in path.name] == []
+
+
+def test_features_that_expire_meanwhile_are_a_clear_error(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, use_models: UseModels
+) -> None:
+    """Here right after the task has found all of them."""
+    model = write_loans(tmp_path, monkeypatch, use_models, GATES, label_delay=2)
+    find_inputs = training_sets._training_set_inputs
+
+    def find_and_expire(*arguments: Any) -> dict[str, Any]:
+        inputs = find_inputs(*arguments)
+        features_dataset(model).manifest_path("day=2024-03-05").unlink()
+        return inputs
+
+    monkeypatch.setattr(training_sets, "_training_set_inputs", find_and_expire)
+    with pytest.raises(InputsChangedError, match=r"features of 1 of \d+ periods have expired.* from its plan task on"):
+        training_sets.build_training_set(model, window(model, "2024-03-18"))
 
 
 def test_engine_is_chosen_by_setting_or_number_of_rows(

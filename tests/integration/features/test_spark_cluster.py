@@ -15,7 +15,7 @@ import psutil
 import pyspark
 import pytest
 
-from evergreen.client.addresses import accepts_connections
+from evergreen.local_services import accepts_connections
 from evergreen.settings import LOOPBACK_HOST
 from integration.features.conftest import KnownFeatures
 from support.feature_builds import build_features

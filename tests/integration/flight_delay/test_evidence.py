@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +22,8 @@ import xgboost
 from feast import FeatureService
 
 from evergreen import evaluation
-from evergreen.evaluation.serving_inputs import compare_online_store
+from evergreen.evaluation.online_comparison import compare_online_store
+from evergreen.evaluation.serving_inputs import serving_columns
 from evergreen.feature_store import online_store, training_sets
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.features.inputs import features_dataset as features_dataset
@@ -171,7 +173,8 @@ def test_required_evidence_is_measured_published_and_read_back(
     assert isinstance(found.input_signature, InputSignature)
     assert found.input_signature.model_columns == found.input_signature.serving_columns
     assert [name for name, _ in found.input_signature.model_columns] == features
-    assert found.online_sample == OnlineSample(50 * FEATURES, 0)
+    moment = "keys of 2013-01-17 as of 2013-01-18 04:00:00+00:00; the online store holds values until {}"
+    assert found.online_sample == OnlineSample(50 * FEATURES, 0, moment=moment.format("2013-01-18 05:00:00+00:00"))
     assert "problems" not in published.inputs
     # Found, not measured again: latencies would differ.
     assert evaluation.collect_evidence(MODEL, examples, candidate, None) == published
@@ -264,7 +267,7 @@ def ask_online(examples: datasets.Manifest, candidate: datasets.Manifest) -> Any
 def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
+    asked = table(examples, "recent")  # all departures of the last day
     tail = asked["tailnum"].drop_null()[0].as_py()
     others = len(set(asked.select(["carrier", "origin", "dest", "tailnum"]).drop_null().to_pandas().agg(tuple, axis=1)))
     with closing(sqlite3.connect(home / "online/flight_delay.db")) as con, con:
@@ -346,14 +349,14 @@ def test_the_online_store_is_not_read_while_it_is_written(
 ) -> None:
     open_feature_store("flight_delay")
     found: list[Any] = []
-    holdout = training_sets.training_set_dataset(MODEL).file_path(examples, "holdout")
-    reader = threading.Thread(target=lambda: found.append(compare_online_store(MODEL, examples, holdout, 5)))
+    reader = threading.Thread(target=lambda: found.append(compare_online_store(MODEL, 5, window(18).as_of)))
     with feast_lock("flight_delay"):
         reader.start()
         reader.join(timeout=2)
         assert reader.is_alive()
     reader.join(timeout=60)
-    assert found == [OnlineSample(5 * FEATURES, 0)]
+    [sample] = found
+    assert (sample.value_count, sample.mismatch_count) == (5 * FEATURES, 0)
 
 
 def serve_without(view: str) -> None:
@@ -377,6 +380,32 @@ def test_a_column_added_to_the_service_after_training_is_found(home: Path) -> No
     found = shown(model, examples, candidate).input_signature
     assert isinstance(found, InputSignature)
     assert set(found.serving_columns) - set(found.model_columns) == {("aircraft__aircraft_age", "number")}
+
+
+def test_a_request_has_the_columns_that_it_had_in_the_window(home: Path, examples: datasets.Manifest) -> None:
+    """A later period, of code that has not the column, says nothing about a run as of an earlier day."""
+    model = judged_by(AUC, SignatureGate()).model_copy(update={"request_columns": ("carrier", "distance")})
+    dataset = features_dataset(model)
+    newest = dataset.newest()
+    assert newest is not None
+    later = "day=2013-12-31"
+    assert later > newest.partition
+    departures = dataset.file_path(newest, "departures")
+    folder = dataset.stage(later, f"{0:064x}")
+    pq.write_table(pq.read_table(departures).drop_columns(["carrier"]), folder / "departures.parquet")
+    dataset.publish(later, f"{0:064x}", {"departures": folder / "departures.parquet"}, {})
+
+    columns = serving_columns(model, examples)
+    assert not isinstance(columns, MissingEvidence), columns
+    assert {("carrier", "text"), ("distance", "number")} < set(columns)
+    # Of a window whose last period is that one, the column is missed.
+    window_inputs = examples.inputs | {"features": examples.inputs["features"] | {later: ""}}
+    later_examples = replace(examples, inputs=window_inputs)
+    expected = f"carrier of request_columns is no column of departures, as published for {later}"
+    assert problem(serving_columns(model, later_examples)) == expected
+    dataset.manifest_path(later).unlink()
+    expected = f"flight_delay: features of {later} are no longer published: the types of a request are not known"
+    assert problem(serving_columns(model, later_examples)) == expected
 
 
 def test_the_most_recent_day_holds_all_its_rows_and_no_label(home: Path, examples: datasets.Manifest) -> None:

@@ -199,8 +199,8 @@ def test_great_expectations_itself_validates_what_is_not_compiled(
     report = validate(file, "table", [rule])
     assert [*report.faults] == faults_in_pandas(file, [[rule]]) != []
     [record] = caplog.records
-    assert f"{type(rule).__name__} not compiled to SQL" in record.message
-    assert f"3 rows of {columns} columns" in record.message
+    assert f"{type(rule).__name__} not compiled to SQL" in record.getMessage()
+    assert f"3 rows of {columns} columns" in record.getMessage()
 
 
 def test_names_of_folders_are_no_data(tmp_path: Path) -> None:

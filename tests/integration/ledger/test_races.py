@@ -17,8 +17,8 @@ from support.promotion_races import AGAINST_ANOTHER, NOT_NEWER, Place, RaceResul
 
 pytestmark = pytest.mark.integration
 
-ROUNDS = 50
-ROUNDS_AGAIN = 10  # they take longer: every loser judges again
+ROUNDS = 15
+ROUNDS_AGAIN = 5  # they take longer: every loser judges again
 
 
 def test_one_of_sixteen_racing_promotions_wins(place: Place) -> None:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import lightgbm
 import mlflow
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pyarrow as pa
 import pytest
 import requests
@@ -74,6 +76,28 @@ def trees(folder: Path, rounds: int = 3) -> None:
     booster.save_model(folder / "model.ubj")
 
 
+def leaves(folder: Path) -> None:
+    data = lightgbm.Dataset(ROWS, LABELS, feature_name=list(FEATURES))
+    lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, 5).save_model(folder / "model.lgb")
+
+
+def as_categories(table: pa.Table) -> pd.DataFrame:
+    """Text as the libraries of trees take it."""
+    return table.to_pandas().astype({"carrier": pd.CategoricalDtype(["ZZ", "AA", "UA"])})
+
+
+def trees_with_carriers(folder: Path) -> None:
+    table = onnx_models.rows(200)
+    data = xgboost.DMatrix(as_categories(table), LABELS, enable_categorical=True)
+    xgboost.train({"objective": "binary:logistic", "nthread": 1}, data, 5).save_model(folder / "model.ubj")
+
+
+def leaves_with_carriers(folder: Path) -> None:
+    data = lightgbm.Dataset(as_categories(onnx_models.rows(200)), LABELS)
+    parameters = {"objective": "binary", "min_data_per_group": 1, "verbose": -1, "num_threads": 1}
+    lightgbm.train(parameters, data, 5).save_model(folder / "model.lgb")
+
+
 def network(folder: Path) -> None:
     onnx_models.save(onnx_models.network(), folder)
 
@@ -105,7 +129,7 @@ def published(
     return training_set, target.publish(f"until={day}", fingerprint, files, inputs)
 
 
-def judge(candidate_: datasets.Manifest) -> int:
+def judge(candidate_: datasets.Manifest, **changes: Any) -> int:
     """Record a verdict on a candidate, and return its entry."""
     record = GateResult(gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=200, reason="auc 0.7")
     files, inputs = predictions.model_identity(candidate_)
@@ -121,7 +145,7 @@ def judge(candidate_: datasets.Manifest) -> int:
         champion_version=None,
         champion_content=None,
         verdict=decide_verdict([record]),
-    )
+    ).model_copy(update=changes)
     return ledger.append_decision(MODEL.name, "tests", lambda _: event).number
 
 
@@ -236,6 +260,7 @@ class Format:
 
 FORMATS = {
     "model.ubj": Format(trees, TABLE, {"xgboost-cpu": "3.1.4"}, "xgboost==3.1.4", ("double", "double")),
+    "model.lgb": Format(leaves, TABLE, {"lightgbm": "4.6.0"}, "lightgbm==4.6.0", ("double", "double")),
     "model.onnx": Format(
         network,
         onnx_models.rows(200),
@@ -271,6 +296,27 @@ def test_register_candidate_every_format_is_served(home: Path, keys, configure, 
     assert answered == pytest.approx(scores, abs=1e-7)
 
 
+@pytest.mark.parametrize("write", [trees_with_carriers, leaves_with_carriers])
+def test_registered_categories_are_those_of_the_library(home: Path, write: Callable[[Path], None]) -> None:
+    table = onnx_models.rows(200)
+    features = tuple(table.column_names)
+    libraries = {"xgboost-cpu": xgboost.__version__, "lightgbm": lightgbm.__version__}
+    version = register_judged(home, *published(write, features, libraries))
+    with versions.open_artifact(MODEL.name, version) as (folder, _):
+        scores = evaluation.score_table(folder, table, features)
+    uri, frame = f"models:/{MODEL.name}/{version}", as_categories(table)
+    if write is trees_with_carriers:
+        own = mlflow.xgboost.load_model(uri).predict(xgboost.DMatrix(frame, enable_categorical=True))
+    else:
+        own = mlflow.lightgbm.load_model(uri).predict(frame)
+    assert np.array_equal(own, scores)
+    served = mlflow.pyfunc.load_model(uri)
+    assert [str(type_) for type_ in served.metadata.signature.inputs.input_types()][2] == "DataType.string"
+    # MLflow's own function hands on text as text, which the libraries refuse: it never guesses.
+    with pytest.raises(ValueError, match="must be int, float, bool or category|categorical_feature do not match"):
+        served.predict(table.to_pandas().astype({"hour": float}))
+
+
 def test_register_candidate_refuses_other_columns(home: Path) -> None:
     manifest = published(network, FEATURES, {"torch": "2.9.1"})
     with pytest.raises(
@@ -282,7 +328,7 @@ def test_register_candidate_refuses_other_columns(home: Path) -> None:
 
 def test_registry_imports_no_model_format() -> None:
     look = "import sys, evergreen.registry.versions; print([name for name in %r if name in sys.modules])"
-    formats = ["xgboost", "mlflow.xgboost", "onnx", "onnxruntime", "mlflow.onnx"]
+    formats = ["xgboost", "mlflow.xgboost", "lightgbm", "mlflow.lightgbm", "onnx", "onnxruntime", "mlflow.onnx"]
     process = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
 
@@ -299,6 +345,20 @@ def test_register_candidate_tags_version_with_inputs(home: Path) -> None:
     assert "evergreen.signed_by" not in tags
     for tag in ("code", "environment", "verdict", "run"):
         assert tags[f"evergreen.{tag}"]
+    assert tags["evergreen.run_reason"] == "manual"
+    assert "evergreen.cause" not in tags
+
+
+def test_registered_candidate_knows_what_asked_for_it(home: Path) -> None:
+    training_set, manifest = candidate("2013-01-11", 3)
+    cause = "drift since 2013-01-05: " + "t.\u00e4\n<b> level " * 100
+    entry = judge(manifest, run_reason=RunReason.ALARM, cause=cause)
+    version = register_judged(home, training_set, manifest, entry)
+    client = versions.registry_client()
+    tags = client.get_model_version(MODEL.name, version).tags
+    run_tags = client.get_run(tags["evergreen.run"]).data.tags
+    for place in (tags, run_tags):
+        assert (place["evergreen.run_reason"], place["evergreen.cause"]) == ("alarm", cause)
 
 
 def test_register_candidate_twice_keeps_version(home: Path) -> None:
@@ -372,7 +432,9 @@ def test_register_candidate_refuses_changed_file(home: Path) -> None:
     training_set, manifest = candidate("2013-01-11", 3)
     file = datasets.open_dataset(f"models/{MODEL.name}").file_path(manifest, "model.ubj")
     file.chmod(0o644)
-    file.write_bytes(file.read_bytes() + b"\0")
+    booster = xgboost.Booster(model_file=file)
+    booster.set_attr(changed="afterwards")
+    booster.save_model(file)
     with pytest.raises(ScoringError, match="was changed after it was published"):
         register_judged(home, training_set, manifest)
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,19 @@ from airflow import plugins_manager
 plugins, errors = plugins_manager._get_plugins()
 assert not errors, errors
 print(*sorted(plugin.name for plugin in plugins))
+"""
+OPTIONS = """
+import typer.main
+from evergreen import cli
+
+def visit(command, name):
+    options = [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
+    print(name, *sorted(options))
+    for part, child in sorted(getattr(command, "commands", {}).items()):
+        visit(child, f"{name} {part}")
+
+cli.load_commands()
+visit(typer.main.get_command(cli.app), "evergreen")
 """
 
 
@@ -56,3 +71,11 @@ def test_airflow_loads_the_plugins(installed: Path, tmp_path: Path) -> None:
 def test_the_command_starts_without_a_checkout(installed: Path, tmp_path: Path) -> None:
     command = installed.with_name("evergreen")
     assert "retrain" in run_outside_a_checkout(command, tmp_path, "--help")
+
+
+def test_commands_have_the_options_that_they_have_here(installed: Path, tmp_path: Path) -> None:
+    """Airflow's constraints bring another Typer than the lock."""
+    there = run_outside_a_checkout(installed, tmp_path, "-c", OPTIONS)
+    here = subprocess.run([sys.executable, "-c", OPTIONS], capture_output=True, text=True, check=True).stdout
+    assert "evergreen check --json --period" in there
+    assert there.splitlines() == here.splitlines()

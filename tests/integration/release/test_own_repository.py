@@ -17,9 +17,21 @@ from support.documents import DOCS, ROOT, documented_files
 pytestmark = pytest.mark.integration
 
 PAGE = DOCS / "guides/own-repository.md"
+USE_PAGE = DOCS / "guides/use-a-champion.md"
 MODEL = "late_delivery"
 PASSED_VARIABLES = ("PATH", "HOME", "LANG", "JAVA_HOME")
 BROKEN = "MODEL = ModelSpec(\n"
+PREDICT = """
+import json
+import sys
+
+row = read_request("late_delivery", {"depot": "north", "distance_km": 12, "hour": 9})
+_, scorer = load_champion("late_delivery")
+predictions = {"predict": predict("late_delivery", row), "scorer": scorer.score(row)}
+for address in sys.argv[1:]:
+    predictions["mlflow"] = predict_with_mlflow("late_delivery", row.to_pandas(), address)
+print(json.dumps({name: float(values[0]) for name, values in predictions.items()}))
+"""
 
 Run = Callable[..., str]
 
@@ -39,14 +51,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(installed: Path, project: Path) -> Iterator[Run]:
-    """Runs a command of the environment in the repository; stops at the end what it has started."""
+    """Runs a command of the environment in the repository, without settings; stops at the end what it has started."""
 
-    def call(command: str, *arguments: str, code: int = 0) -> str:
+    def call(command: str, *arguments: str, code: int = 0, folder: Path = project) -> str:
         variables = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
         done = subprocess.run(
             [installed.with_name(command), *arguments],
-            cwd=project,
-            env=variables | {"EVERGREEN_PROJECT": str(project)},
+            cwd=folder,
+            env=variables,
             capture_output=True,
             text=True,
             timeout=600,
@@ -85,3 +97,17 @@ def test_the_guide_leads_to_a_champion(run: Run, project: Path) -> None:
 
 def test_the_same_data_again_needs_no_retrain(run: Run) -> None:
     assert "the data of late_delivery ends on 2026-03-22" in run("evergreen", "retrain", MODEL)
+
+
+def test_the_champion_predicts_in_python_with_services_and_without(run: Run, project: Path) -> None:
+    """The code of the guide, run below the project's folder; the request has an integer for a floating-point column."""
+    blocks = re.findall(r"^```python\n(.*?)^```", USE_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (project / "use").mkdir()
+    (project / "use/predict.py").write_text("\n".join([*blocks, PREDICT]))
+    [mlflow] = [row["url"] for row in json.loads(run("evergreen", "status", "--json")) if row["service"] == "mlflow"]
+    up = json.loads(run("python", "predict.py", mlflow, folder=project / "use"))
+    assert 0 < up["predict"] < 1
+    assert up == {"predict": up["predict"], "scorer": up["predict"], "mlflow": pytest.approx(up["predict"])}
+    run("evergreen", "down")
+    down = json.loads(run("python", "predict.py", folder=project / "use"))
+    assert down == {"predict": up["predict"], "scorer": up["predict"]}

@@ -83,6 +83,11 @@ def test_features_to_champion_is_the_same_in_a_bucket(remote_home: SimpleNamespa
     delivered = {f"flights-{day}": {file_sha256(raw_file("flights", str(day)))} for day in DAYS}
     assert flights.items() <= delivered.items()
     assert len(flights) == len(trace.features)
+    checked = {check.name: {check.sha256} for check in trace.checks if check.expectations and check.faults == 0}
+    assert flights.items() <= checked.items()
+    assert [(span.end, span.event.kind) for span in trace.champion] == [(None, "promoted")]
+    [first] = trace_version(MODEL.name, "previous").champion
+    assert first.end == trace.champion[0].since
     # Another machine has nothing but what is in the bucket.
     shutil.rmtree(settings().cache)
     examples, candidate = train_candidate(15)

@@ -37,8 +37,14 @@ def s3(monkeypatch: pytest.MonkeyPatch, use_home: Callable[[Path], Path], tmp_pa
         yield server
 
 
-def test_a_training_pod_reads_its_data_and_writes_to_its_job(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lake", ["", "s3://ml/lake"])
+def test_a_training_pod_reads_its_data_and_writes_to_its_job(
+    s3: S3, tmp_path: Path, lake: str, monkeypatch: pytest.MonkeyPatch, use_home: Callable[[Path], Path]
+) -> None:
     """In an environment that names no lake, no ledger and no MLflow server."""
+    if lake:
+        monkeypatch.setenv("EVERGREEN_LAKE", lake)
+        use_home(tmp_path)
     names = ("PATH", "PYTHONPATH", "EVERGREEN_MODELS", *(name for name in os.environ if name.startswith("AWS_")))
     environment = {name: os.environ[name] for name in names if name in os.environ}
     environment |= {"HOME": str(tmp_path), "EVERGREEN_PROJECT": "/nowhere", "EVERGREEN_HOME": "/nowhere"}
@@ -62,13 +68,16 @@ def test_a_training_pod_reads_its_data_and_writes_to_its_job(s3: S3, tmp_path: P
 
     [folder] = folders
     data = f"ml/jobs/slow/data/{examples.files['train'].sha256}.parquet"
+    if lake:
+        data = f"ml/lake/training_sets/slow/{examples.files['train'].path}"
     assert {verb for verb, _ in of_the_pod} == {"GET", "LIST", "PUT", "DELETE"}
     for verb, key in of_the_pod:
         is_own = f"{key}/".startswith(f"{folder}/")
         assert is_own or (verb, key) in {("GET", data), ("LIST", data)}, (verb, key)
     # The task that made the job and publishes its model.
     assert {key.split("/")[0] for _, key in s3.requests} == {"ml"}
-    assert all(key.startswith("ml/jobs/slow/") for _, key in s3.requests)
+    assert all(key.startswith(("ml/jobs/slow/", *(["ml/lake/"] if lake else []))) for _, key in s3.requests)
+    assert not any(key.startswith("ml/jobs/slow/data/") for _, key in s3.requests if lake)
 
 
 def test_the_ledger_is_listed_read_and_added_to(s3: S3) -> None:

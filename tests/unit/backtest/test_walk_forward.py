@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from random import Random
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evergreen.backtest import walk_forward as walk
-from evergreen.backtest.statistics import backtest_metric, mean_with_bounds, run_drift_test
+from evergreen.backtest.statistics import ScoredSample, backtest_metric, mean_with_bounds, run_drift_test
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, MeasurementPeriod
 from evergreen.gates import ThresholdGate
 from evergreen.periods import days_from
@@ -159,11 +161,11 @@ def test_find_live_point_refuses_to_look_ahead() -> None:
         walk.find_live_point(deployments, MeasurementPeriod(FIRST, later(FIRST, 14), live_as_of=later(FIRST, 7)))
 
 
-def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sample(signal: float, rows: int = 3000, seed: int = 1) -> ScoredSample:
     random = np.random.default_rng(seed)
     label = (random.random(rows) < 0.25).astype(float)
     score = 1 / (1 + np.exp(-(signal * label + random.normal(size=rows))))
-    return label, score, np.arange(rows) % 20
+    return ScoredSample(label, score, np.arange(rows) % 20)
 
 
 def test_run_drift_test_is_significant_for_large_falls_only() -> None:
@@ -186,10 +188,25 @@ def test_run_drift_test_rarely_flags_a_stable_model() -> None:
 
 
 def test_backtest_metric_is_none_if_undefined() -> None:
-    label, score, days = sample(1.0)
-    assert backtest_metric(AUC, label[:0], score[:0]) is None
-    assert backtest_metric(AUC, np.ones(10), score[:10]) is None
-    assert run_drift_test(AUC, (label, score, days), (label[:0], score[:0], days[:0])) is None
+    full, nothing = sample(1.0), ScoredSample(np.empty(0), np.empty(0), np.empty(0))
+    assert backtest_metric(AUC, nothing) is None
+    assert backtest_metric(AUC, full._replace(label=np.ones(full.label.size))) is None
+    assert run_drift_test(AUC, full, nothing) is None
+
+
+def test_weights_of_a_sample_are_repeated_rows() -> None:
+    plain = sample(0.5, rows=600)
+    weights = np.random.default_rng(3).integers(0, 4, plain.label.size)
+    repeated = ScoredSample(*(np.repeat(np.asarray(column), weights) for column in plain[:3]))
+    weighted = plain._replace(weights=weights.astype(float))
+    for gate in (AUC, LOG_LOSS, ThresholdGate(metric="calibration_error", at_most=0.5)):
+        assert backtest_metric(gate, weighted) == pytest.approx(backtest_metric(gate, repeated), rel=1e-9)
+    assert backtest_metric(LOG_LOSS, weighted) != pytest.approx(backtest_metric(LOG_LOSS, plain), rel=1e-6)
+    better, worse = (sample(signal, seed=4)._replace(weights=np.ones(3000)) for signal in (1.0, 0.3))
+    tested, plainly = run_drift_test(AUC, better, worse), run_drift_test(AUC, sample(1.0, seed=4), sample(0.3, seed=4))
+    assert tested
+    assert plainly
+    assert tested.upper_bound == pytest.approx(plainly.upper_bound)
 
 
 def test_mean_with_bounds_equals_normal_bounds() -> None:
@@ -198,3 +215,28 @@ def test_mean_with_bounds_equals_normal_bounds() -> None:
     error = 1.645 * values.std() / np.sqrt(200)
     assert mean == pytest.approx(values.mean())
     assert (low, high) == (pytest.approx(mean - error, abs=0.002), pytest.approx(mean + error, abs=0.002))
+
+
+def test_a_metric_of_the_model_folder_that_raises_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other dates of the backtest are; the verdict of this one says what it raised."""
+
+    def measure(label: np.ndarray, score: np.ndarray) -> float:
+        if label.size < 3000:
+            raise ValueError("too few rows")
+        return float(np.abs(label - score).mean())
+
+    module = ModuleType("metrics_of_a_test")
+    module.measure = measure  # type: ignore[attr-defined]  # a module of a model folder
+    monkeypatch.setitem(sys.modules, "metrics_of_a_test", module)
+    gate = ThresholdGate(metric="metrics_of_a_test:measure", at_most=1, higher_is_better=False)
+    full, few = sample(1.0), sample(1.0, rows=100)
+    assert backtest_metric(gate, full) is not None
+    assert backtest_metric(gate, few) is None
+    assert backtest_metric(gate, full._replace(weights=np.full(full.label.size, 0.5))) is None
+    assert run_drift_test(gate, full, few) is None
+    # It exists for all days, and not for most draws of them.
+    uneven = sample(0.3, seed=2)._replace(days=np.repeat([0, 1, 1, 1], 750))
+    test = run_drift_test(gate, full, uneven)
+    assert test is not None
+    assert test.upper_bound is None
+    assert test.change < 0

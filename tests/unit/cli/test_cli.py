@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import typer
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from evergreen.cli import app, load_commands
@@ -30,6 +31,25 @@ def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 load_commands()
 COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+def test_every_option_says_its_name() -> None:
+    """Typer 0.27 makes `--PERIOD` of `period` with `metavar="PERIOD"`: a constraints file may bring any version."""
+    apps = [app, *(group.typer_instance for group in app.registered_groups)]
+    unnamed = [
+        f"{command.name} {name}"
+        for group in apps
+        for command in group.registered_commands
+        for name, parameter in get_type_hints(command.callback, include_extras=True).items()
+        for option in getattr(parameter, "__metadata__", ())
+        if isinstance(option, OptionInfo)
+        # Typer keeps the first name of an annotated option as its default, until it builds the command.
+        if not any(str(text).startswith("--") for text in (option.default, *(option.param_decls or ())))
+    ]
+    assert unnamed == []
+    names = [name for command in COMMANDS.values() for parameter in command.params for name in parameter.opts]
+    assert "--period" in names
+    assert [name for name in names if name.startswith("-") and name != name.lower()] == []
 
 
 @pytest.mark.parametrize(("path", "command"), COMMANDS.items(), ids=map(" ".join, COMMANDS))

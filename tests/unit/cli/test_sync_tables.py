@@ -68,6 +68,10 @@ def test_sync_completes_the_tables_of_training_sets_and_verdicts(takings: Path) 
         staged = dataset.stage(partition, "a" * 64) / "train.parquet"
         pq.write_table(pa.table({"label": pa.array([1], pa.int64()).cast(kind)}), staged)
         dataset.publish(partition, "a" * 64, {"train": staged}, {})
+    predictions = open_dataset("predictions/tills")
+    staged = predictions.stage("day=2024-01-01", "a" * 64) / "predictions.parquet"
+    pq.write_table(pa.table({"prediction": [0.5]}), staged)
+    predictions.publish("day=2024-01-01", "a" * 64, {"predictions": staged}, {})
     ledger.append_decision("tills", "a run", lambda _: verdict_event(10))
     result = CliRunner().invoke(app, ["tables", "sync", "tills"])
     assert result.exit_code == 0
@@ -77,6 +81,7 @@ def test_sync_completes_the_tables_of_training_sets_and_verdicts(takings: Path) 
         "  read them by their hash: `evergreen pin tills HASH`\n"
         "✓ verdict_tables/tills/gates: 1 partitions\n"
         "✓ verdict_tables/tills/verdicts: 1 partitions\n"
+        "✓ predictions/tills/predictions: 1 partitions\n"
     ) in result.stdout
     log = settings().lake / "verdict_tables/tills/gates/_delta_log"
     (log / f"{0:020}.json").write_text("x")

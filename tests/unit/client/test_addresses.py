@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.client.addresses import STACK_FILE, ServiceAddresses, local_service_urls, service_addresses
+from evergreen.client.addresses import ServiceAddresses, service_addresses
 from evergreen.errors import EvergreenError
+from evergreen.local_services import STACK_FILE, local_service_urls
 from evergreen.settings import SecretUrl, settings
 from evergreen_local.processes import ProcessIdentity
 from evergreen_local.stack import ServiceRecord, StackRecord

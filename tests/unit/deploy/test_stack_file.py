@@ -21,6 +21,7 @@ CELERY_TEXT = (REPOSITORY / "docker-compose.celery.yaml").read_text()
 CELERY: dict[str, Any] = yaml.safe_load(CELERY_TEXT)
 WORKERS = ["worker-1", "worker-2"]
 SERVERS = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
+MONITORING = [name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]]
 SECRET = re.compile(r"\$\{(\w+)(:\?[^}]*|:-[^}]*)?\}")
 
 
@@ -40,7 +41,7 @@ def test_memory_limits_with_celery_fit_8_gib() -> None:
     limits = {name: service["mem_limit"] for name, service in SERVICES.items() if name != "migrate"}
     limits |= {name: service["mem_limit"] for name, service in CELERY["services"].items() if "mem_limit" in service}
     assert limits.keys() == {*SERVERS, "cli", *WORKERS}
-    assert sum(map(mebibytes, limits.values())) <= 8192
+    assert sum(mebibytes(limit) for name, limit in limits.items() if name not in MONITORING) <= 8192
 
 
 def volumes_of(service: dict[str, Any]) -> set[str]:
@@ -84,7 +85,7 @@ def test_all_of_airflow_knows_the_workers() -> None:
 
 def test_ports_are_published_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert list(ports) == ["mlflow", "api-server"]
+    assert list(ports) == ["mlflow", "api-server", *MONITORING]
     assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
 
 
@@ -125,6 +126,8 @@ def test_passwords_are_passed_only_to_services_that_need_them() -> None:
     assert services_with("POSTGRES_PASSWORD") == {"postgres"}
     assert services_with("MLFLOW_DB_PASSWORD") == {"postgres", "migrate", "mlflow"}
     assert services_with("AIRFLOW_PASSWORD") == {"api-server", "cli"}
+    assert services_with("METRICS_TOKEN") == {"api-server", "prometheus"}
+    assert services_with("GRAFANA_PASSWORD") == {"grafana"}
     assert "AIRFLOW__" not in str(SERVICES["mlflow"]["environment"])
     assert SERVICES["spark"]["environment"] == STACK["x-s3"]
 
@@ -156,3 +159,10 @@ def test_the_image_has_the_packages_that_spark_needs_for_s3() -> None:
     dockerfile = (REPOSITORY / "deploy" / "Dockerfile").read_text()
     assert re.findall(r"^ARG SPARK_PACKAGES=(.*)$", dockerfile, re.MULTILINE) == [S3A_CONF["spark.jars.packages"]]
     assert f'EXCLUDED = "{S3A_CONF["spark.jars.excludes"]}"' in (REPOSITORY / "deploy" / "spark-jars").read_text()
+
+
+def test_monitoring_starts_only_if_its_profile_is_chosen() -> None:
+    assert MONITORING == ["prometheus", "alertmanager", "grafana"]
+    mounted = {volume.split(":")[0] for name in MONITORING for volume in SERVICES[name]["volumes"] if volume[0] == "."}
+    assert len(mounted) == 6
+    assert not [path for path in mounted if not (REPOSITORY / path).exists()]

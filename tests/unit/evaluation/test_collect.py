@@ -13,12 +13,16 @@ import xgboost
 
 from evergreen import evaluation
 from evergreen.evaluation import collect
+from evergreen.evaluation.rows import historical_evidence
 from evergreen.feature_store import training_sets
 from evergreen.gates import (
     BaselineGate,
     BySliceGate,
+    CustomGate,
     Evidence,
     FairnessGate,
+    MissingEvidence,
+    NoChampion,
     PredictionDriftGate,
     ThresholdGate,
     judge_evidence,
@@ -127,6 +131,31 @@ def test_a_large_holdout_is_judged_in_batches(collected: Callable[..., datasets.
         assert other.candidate == pytest.approx(one.candidate, abs=2e-5)
         assert (other.outcome, other.rows) == (one.outcome, one.rows)
         assert [part.name for part in other.slices] == [part.name for part in one.slices]
+
+
+def test_custom_gates_get_columns_of_the_holdout(
+    collected: Callable[..., datasets.Manifest], published: tuple[datasets.Manifest, datasets.Manifest]
+) -> None:
+    asking = (
+        CustomGate(function="some.module:check", columns=["carrier", "rain"]),
+        CustomGate(function="some.module:other", columns=["day", "snow", "label"]),
+    )
+    model = MODEL.model_copy(update={"gates": (*MODEL.gates[:1], *asking)})
+    loaded = evaluation.load_evidence(model, collected(RECENT_ROWS, model))
+    source = training_sets.training_set_dataset(MODEL)
+    holdout, train = (source.file_path(published[0], name) for name in ("holdout", "train"))
+    table = pq.read_table(holdout)
+    scores = np.zeros(ROWS)
+    past = historical_evidence(model, table, train, scores, NoChampion(), ("2013-03-01", "2013-03-08"), {})
+    for evidence in (loaded, past):
+        columns = dict(evidence.columns)
+        missing = columns.pop("snow")
+        assert isinstance(missing, MissingEvidence)
+        assert missing.problem.startswith("'snow' is no column of the holdout; its columns are event_timestamp, day,")
+        assert columns.pop("carrier") == table["carrier"].to_pylist()
+        assert set(columns) == {"rain", "day", "label"}
+        for name, values in columns.items():
+            assert np.array_equal(values, table[name].to_numpy(), equal_nan=name == "rain")
 
 
 def test_scores_are_those_of_each_row(

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from evergreen.evaluation import row_files
 from evergreen.evaluation.row_files import RowColumn
 from evergreen.evaluation.rows import (
     compute_baselines,
@@ -26,6 +27,7 @@ from evergreen.evaluation.rows import (
 from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison, next_alpha
 from evergreen.gates.evidence import MissingEvidence
 from evergreen.lake import datasets
+from evergreen.spec.prediction_type import PredictionType
 from support.calendars import DAYS, later
 
 pytestmark = pytest.mark.unit
@@ -266,3 +268,54 @@ def test_without_training_rows_there_is_no_prior(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "holdout.parquet")
     holdout, train = tmp_path / "holdout.parquet", tmp_path / "train.parquet"
     assert contents(write_baselines(holdout, train, ["prior"], tmp_path)) == found
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression", "multiclass", "quantile"])
+def test_a_weighted_prior_is_that_of_repeated_rows(kind: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    classes, quantiles = ("a", "b", "c"), (0.1, 0.5, 0.9)
+    values: Any = random.choice(classes, 301) if kind == "multiclass" else random.integers(0, 2, 301)
+    values = random.gamma(2, size=301) if kind in ("regression", "quantile") else values
+    label = [None if row % 50 == 7 else value for row, value in enumerate(values.tolist())]
+    times = random.integers(0, 4, 301)
+    weighted = pa.table({"label": label, "how often": pa.array(times, pa.int8())})
+    repeated = weighted.take(np.repeat(np.arange(301), times))
+    for name, table in {"weighted": weighted, "repeated": repeated}.items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    options: Any = {"multiclass": {"classes": classes}, "quantile": {"quantiles": quantiles}}.get(kind, {})
+    prediction = PredictionType(kind=kind, **options)  # type: ignore[arg-type]  # of the list above
+    row, file = TABLE.slice(0, 1), tmp_path / "weighted.parquet"
+    [prior] = compute_baselines(row, file, ["prior"], prediction, weight="how often")["prior"]
+    if kind == "quantile":
+        known = [value for value in repeated["label"].to_pylist() if value is not None]
+        expected: Any = np.quantile(known, quantiles, method="inverted_cdf")
+    else:
+        [expected] = compute_baselines(row, tmp_path / "repeated.parquet", ["prior"], prediction)["prior"]
+    assert prior == pytest.approx(expected, rel=1e-12)
+    [plain] = compute_baselines(row, file, ["prior"], prediction)["prior"]
+    assert np.abs(np.subtract(prior, plain)).max() > 1e-4
+    pq.write_table(row, tmp_path / "row.parquet")
+    written = write_baselines(tmp_path / "row.parquet", file, ["prior"], tmp_path, prediction, weight="how often")
+    assert contents(written)["prior"][0] == pytest.approx(prior, rel=1e-12)
+
+
+@pytest.mark.parametrize("batch", [3, 1000])
+def test_the_prior_of_a_forecast_is_naive_where_that_exists(
+    batch: int, tmp_path: Path, train: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_files.iter_tables, "__defaults__", (None, batch))
+    forecast = PredictionType(kind="forecast")
+    column = [None if row % 3 else float(row) for row in range(10)]
+    table, naive = pa.table({"seen": column}), [None if row % 2 else 100.0 + row for row in range(10)]
+    pq.write_table(table, tmp_path / "rows.parquet")
+    seasonal = pa.table({"naive": pa.array(naive), "scale": pa.array([1.0] * 10)})
+    pq.write_table(seasonal, tmp_path / "seasonal.parquet")
+    loaded = compute_baselines(table, train, ["prior", "seen"], forecast, seasonal)
+    expected = [0.25 if value is None else value for value in naive]
+    assert list(loaded["prior"]) == expected
+    assert list(loaded["seen"]) == [e if value is None else value for value, e in zip(column, expected, strict=True)]
+    seasonal_path = tmp_path / "seasonal.parquet"
+    written = write_baselines(tmp_path / "rows.parquet", train, ["prior", "seen"], tmp_path, forecast, seasonal_path)
+    assert {name: list(values) for name, values in contents(written).items()} == {
+        name: list(values) for name, values in loaded.items()
+    }

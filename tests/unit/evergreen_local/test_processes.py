@@ -11,6 +11,7 @@ import pytest
 from evergreen.settings import STACK_VARIABLE
 from evergreen_local import processes
 from evergreen_local.processes import ProcessIdentity
+from support.waiting import eventually
 
 pytestmark = pytest.mark.unit
 
@@ -31,13 +32,6 @@ def launch(tmp_path):
         processes.stop_session(identity, tmp_path, timeout=0)
 
 
-def eventually(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def has_exited(pid):
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -46,14 +40,14 @@ def has_exited(pid):
 
 
 def pids(file, count):
-    eventually(lambda: file.exists() and len(file.read_text().split()) == count)
+    eventually("the PIDs are written", lambda: file.exists() and len(file.read_text().split()) == count)
     return [int(pid) for pid in file.read_text().split()]
 
 
 def test_start_process_logs_output_and_keeps_the_previous_log(launch, tmp_path):
     for word in ("first", "second"):
         launch(f"echo {word}; echo {word} >&2; exec sleep 60")
-        eventually(lambda word=word: (tmp_path / "log").read_text() == f"{word}\n{word}\n")
+        eventually("both lines", lambda word=word: (tmp_path / "log").read_text() == f"{word}\n{word}\n")
     assert (tmp_path / "log.previous.log").read_text() == "first\nfirst\n"
 
 
@@ -75,24 +69,10 @@ def test_stop_session_kills_a_process_that_ignores_sigterm(launch, tmp_path):
     assert time.monotonic() - start < 5
 
 
-def test_missing_children_names_a_child_that_died(launch, tmp_path):
-    names = ["sleep 60", "sleep 61"]
-    complete = launch("sleep 60 & sleep 61 & wait")
-    incomplete = launch("sleep 60 & sleep 61 & echo $! > pids; wait")
-    [pid] = pids(tmp_path / "work" / "pids", 1)
-    eventually(
-        lambda: not processes.missing_children(complete, names) and not processes.missing_children(incomplete, names)
-    )
-    psutil.Process(pid).kill()
-    eventually(lambda: processes.missing_children(incomplete, names) == ["sleep 61"])
-    assert processes.is_alive(incomplete)
-    assert processes.missing_children(complete, names) == []
-
-
 def test_stop_session_ends_children_of_a_dead_leader(launch, tmp_path):
     identity = launch("sleep 60 & echo $! > pids; exit 0")
     (child,) = pids(tmp_path / "work" / "pids", 1)
-    eventually(lambda: not processes.is_alive(identity))
+    eventually("the leader has died", lambda: not processes.is_alive(identity))
     assert not has_exited(child)
     processes.stop_session(identity, tmp_path, timeout=5)
     assert has_exited(child)
@@ -125,7 +105,7 @@ def test_stop_session_spares_children_of_a_reused_pid(tmp_path):
 
 def test_stop_home_processes_finds_unrecorded_processes(launch, tmp_path):
     identity = launch("sleep 60 & wait")
-    eventually(lambda: psutil.Process(identity.pid).children())
+    eventually("it has a child", lambda: psutil.Process(identity.pid).children())
     assert processes.stop_home_processes(tmp_path / "another home", timeout=0.1) == 0
     assert processes.stop_home_processes(tmp_path, timeout=5) == 2
     assert not processes.is_alive(identity)

@@ -79,7 +79,7 @@ def test_view_as_text_names_active_steps_only():
         ProgressStep("judge", "waiting"),
         ProgressStep("build", "up_for_retry"),
     )
-    assert str(view(1, *steps)) == "features  1/3 days  ▸ train 1 min 15 s  ↻ build up_for_retry"
+    assert str(view(1, *steps)) == "features  1/3 days  ▸ train 1 min 15 s  ↻ build up for retry"
 
 
 def test_print_ignores_markup():

@@ -8,6 +8,7 @@ import pytest
 
 from evergreen.feature_store.model_inputs import ModelInputs, ViewDefinition
 from evergreen.lake.datasets import Manifest, PublishedFile
+from evergreen.spec.prediction_type import PredictionType
 
 pytestmark = pytest.mark.unit
 
@@ -75,3 +76,24 @@ def test_a_request_column_may_look_like_a_feature() -> None:
     )
     assert inputs.find_feature("weather__rain") is None
     assert inputs.changed_columns(training_set({"weather__rain": "int64"}, tides=TIDES)) == []
+
+
+def test_other_classes_or_quantiles_are_another_prediction() -> None:
+    def classes(*names: str) -> PredictionType:
+        return PredictionType(kind="multiclass", classes=names)
+
+    def problem(own: PredictionType | None, declared: PredictionType | None) -> str | None:
+        return INPUTS.model_copy(update={"prediction": own}).prediction_problem(declared)
+
+    assert problem(None, None) is None
+    assert problem(PredictionType(kind="binary"), None) is None
+    assert problem(None, PredictionType(kind="regression")) is None
+    assert problem(classes("a", "b"), classes("a", "b")) is None
+    assert problem(classes("a", "b"), classes("b", "a")) == (
+        "it predicts 2 numbers, one for each of the classes a, b, and the spec declares 2 numbers, one for each of the "
+        "classes b, a"
+    )
+    assert problem(classes("a", "b"), None)
+    assert problem(None, classes("a", "b"))
+    assert problem(classes("0.1", "0.9"), PredictionType(kind="quantile", quantiles=[0.1, 0.9]))
+    assert "prediction" not in INPUTS.model_dump()

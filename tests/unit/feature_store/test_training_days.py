@@ -12,9 +12,10 @@ import pytest
 
 from evergreen.errors import RawDataError
 from evergreen.feature_store.duckdb_examples import DuckDBExamples
-from evergreen.feature_store.training_sets import TrainingPeriods, _select_files, _sum_label_counts
+from evergreen.feature_store.training_sets import TrainingPeriods, _first_prediction, _select_files, _sum_label_counts
 from evergreen.periods import Duration
 from evergreen.spec import loader
+from evergreen.spec.prediction_type import ForecastSeries
 from evergreen.window import RunReason, Window
 from support.calendars import DAYS, later
 
@@ -87,6 +88,48 @@ def test_rows_have_a_label_in_time(tmp_path: Path) -> None:
         {"day": date(2013, 3, 12), "rows": 1, "labelled": 1},
         {"day": date(2013, 3, 13), "rows": 2, "labelled": 0},
     ]
+
+
+def test_forecasts_of_a_holdout_are_made_in_it(tmp_path: Path) -> None:
+    forecast = ForecastSeries(series=("shop",), horizon="ahead", season=1, row_period="target")
+    model = MODEL.model_copy(update={"forecast": forecast})
+    split = TrainingPeriods("2013-03-12", "2013-03-12", AS_OF)
+    begins = DAYS.start(split.holdout_start)
+    targets = {day: range(1, 4) for day in ("2013-03-11", "2013-03-12", "2013-03-13", "2013-03-14")}
+    files = {day: tmp_path / f"{day}.parquet" for day in targets}
+    instant = pa.timestamp("us", "UTC")
+    for day, file in files.items():
+        made_at = [DAYS.start(later(day, 1 - ahead)) for ahead in targets[day]]
+        if day == "2013-03-14":
+            made_at[2] = begins - timedelta(microseconds=1)
+        columns = {
+            "event_timestamp": pa.array(made_at, instant),
+            "ahead": pa.array(targets[day]),
+            "late": pa.array([1, 1, None] if day == "2013-03-13" else [1, 1, 1], pa.int32()),
+            "label_known_at": pa.array([DAYS.start(later(day, 1)) - timedelta(microseconds=1)] * 3, instant),
+        }
+        pq.write_table(pa.table(columns), file)
+    made_from = _first_prediction(model, DAYS, split.holdout_start)
+    with duckdb.connect() as con:
+        examples = DuckDBExamples.from_files(con, "flight_delay", "departures", "late", files, DAYS)
+        everything = examples.count_labels(window().as_of)
+        counts = examples.count_labels(window().as_of, made_from)
+        examples.select(_select_files(split, window(), everything, made_from))
+        written = examples.write_files(tmp_path)
+    holdout = pq.read_table(written["holdout"])
+    assert sorted(zip(map(str, holdout["day"].to_pylist()), holdout["ahead"].to_pylist(), strict=True)) == [
+        *(("2013-03-12", 1), ("2013-03-13", 1), ("2013-03-13", 2), ("2013-03-14", 1), ("2013-03-14", 2)),
+    ]
+    assert pq.read_table(written["train"])["ahead"].to_pylist() == [3, 2, 1], "all that were known are learned from"
+    assert [tuple(row.values()) for row in _sum_label_counts(counts, split).to_pylist()] == [
+        (date(2013, 3, 12), 1, 1),
+        (date(2013, 3, 13), 2, 2),
+        (date(2013, 3, 14), 2, 2),
+    ]
+    assert pq.read_table(written["recent"])["day"].to_pylist() == [date(2013, 3, 13)] * 3
+    assert _first_prediction(MODEL, DAYS, split.holdout_start) is None
+    origins = model.model_copy(update={"forecast": forecast.model_copy(update={"row_period": "origin"})})
+    assert _first_prediction(origins, DAYS, split.holdout_start) is None
 
 
 def test_days_of_the_spec_fill_its_history() -> None:

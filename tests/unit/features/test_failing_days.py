@@ -39,7 +39,7 @@ def job(bad: set[str], jobs: list[list[str]], error: Exception | None = None) ->
 def run(bad: set[str], error: Exception | None = None) -> tuple[dict[str, list[Fault]], list[list[str]]]:
     jobs: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "_build_batch", job(bad, jobs, error))
+        patch.setattr(build, "compute_features", job(bad, jobs, error))
         return build._build_periods(MODEL, dict.fromkeys(DAYS, Path())), jobs
 
 

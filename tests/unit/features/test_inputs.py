@@ -10,6 +10,8 @@ import pytest
 
 from evergreen.features import inputs
 from evergreen.lake import fingerprints
+from evergreen.settings import settings
+from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec
 from support.histories import tariff_source
 
@@ -96,3 +98,16 @@ def test_other_periods_see_a_history(
     begins = datetime.fromisoformat(start).replace(tzinfo=UTC)
     assert inputs.visible_span(spec, source, name) == (begins, begins + timedelta(hours=hours))
     assert inputs.visible_span(spec, by_days, name) == tuple(map(date.fromisoformat, days))
+
+
+@pytest.mark.parametrize(
+    ("period", "limit", "count"),
+    [("1d", 31, 31), ("1w", 31, 31), ("1h", 31, 744), ("30min", 1, 48), ("1w", 1, 1)],
+)
+def test_a_run_builds_a_number_of_days_or_of_weeks(
+    period: str, limit: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_MAX_DAYS_PER_RUN", str(limit))
+    settings.cache_clear()
+    spec = feature_spec(load_spec("flight_delay")).model_copy(update={"period": period})
+    assert inputs.max_periods_per_run(spec) == count

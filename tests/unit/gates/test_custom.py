@@ -1,12 +1,13 @@
 """A function of the model folder as a gate: what it says is taken, what it does wrong is named."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from evergreen.gates.evidence import Evidence, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.verdict import CustomGateResult, evaluate_gate
 from evergreen.spec.gates import CustomGate
 
@@ -48,6 +49,23 @@ def test_what_it_changes_in_the_evidence_nobody_else_sees(record):
     before = SCORE.copy()
     assert record(check).outcome == "passed"
     assert (before == SCORE).all()
+
+
+def test_it_gets_the_columns_that_it_asks_for(record, monkeypatch):
+    def check(evidence):
+        early = np.asarray(evidence.candidate)[np.asarray(evidence.columns["hour"]) < 12]
+        return CustomGateResult(True, early.mean(), 0, f"{early.size} early rows")
+
+    assert "KeyError" in record(check).reason, "nothing was asked for"
+    gate = CustomGate(function="models_of_a_test:check", columns=["hour", "carrier"])
+    evidence = Evidence(LABEL, SCORE, NoChampion(), columns={"hour": [9, 13, 11], "carrier": ["AA", None, "B6"]})
+    found = evaluate_gate(gate, evidence)
+    assert (found.outcome, found.candidate, found.reason) == ("passed", 0.25, "2 early rows")
+    lost = replace(evidence, columns={"hour": MissingEvidence("'hour' is no column of the holdout")})
+    found = evaluate_gate(gate, lost)
+    assert found.outcome == "not_computed"
+    assert "the column hour is not known: 'hour' is no column" in found.reason
+    assert "the column carrier is not known: it was not collected" in found.reason
 
 
 def fail(evidence):

@@ -323,7 +323,7 @@ def clustered(clusters, n=400):
     [
         ({}, "the evidence does not say which rows may differ together: give its `clusters`"),
         (None, "does not say which rows may differ together"),
-        ({name: ["x"] * 400 for name in "abc"}, "rows have 3 kinds of clusters, at most two are possible"),
+        ({name: ["x"] * 400 for name in "abcd"}, "rows have 4 kinds of clusters, at most three are possible"),
         ({"day": MissingEvidence("the column is gone")}, "the clusters by day are not known: the column is gone"),
         ({"day": "2013-03-01"}, "the clusters by day are not one row of names"),
         ({"day": 7}, "the clusters by day are not one row of names"),

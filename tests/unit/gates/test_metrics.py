@@ -45,10 +45,18 @@ def counts(n=400, seed=0):
     return random.poisson(mean).astype(float), mean + 0.1, random.integers(0, 4, size=(3, n)).astype(float)
 
 
+COSTS = [[0, 1], [4, 0.5]]
+OTHER_KINDS = [name for name, scale in METRIC_SCALES.items() if not {"binary", "regression"} & set(scale.kinds)]
+
+
 def asked(name, **fields):
     """A gate that names the metric, with whatever else it needs."""
     if name in ("accuracy", "precision", "recall"):
         fields["cut"] = 0.3
+    if name == "expected_cost":
+        fields["costs"] = COSTS
+    if name == "precision_at_recall":
+        fields["recall"] = 0.6
     if name == "quantile_loss":
         fields["quantile"] = 0.8
     if name == "positive_rate":
@@ -63,7 +71,18 @@ def data(name, **options):
     return amounts() if name != "positive_rate" and METRIC_SCALES[name].label_type == "continuous" else rows(**options)
 
 
+def best_precision(y, s, recall=0.6, **weights):
+    precision, reached, _ = sklearn_metrics.precision_recall_curve(y, s, **weights)
+    return precision[reached >= recall].max()
+
+
 REFERENCES = {
+    "average_precision": sklearn_metrics.average_precision_score,
+    "precision_at_recall": best_precision,
+    "r2": sklearn_metrics.r2_score,
+    "smape": lambda y, s, sample_weight=None: np.average(
+        [2 * abs(a - b) / (abs(a) + abs(b)) if a or b else 0 for a, b in zip(y, s, strict=True)], weights=sample_weight
+    ),
     "auc": sklearn_metrics.roc_auc_score,
     "brier": sklearn_metrics.brier_score_loss,
     "log_loss": sklearn_metrics.log_loss,
@@ -71,6 +90,10 @@ REFERENCES = {
     "precision": lambda y, s, **w: sklearn_metrics.precision_score(y, s >= 0.3, **w),
     "recall": lambda y, s, **w: sklearn_metrics.recall_score(y, s >= 0.3, **w),
     "positive_rate": lambda y, s, sample_weight=None: np.average(s >= 0.3, weights=sample_weight),
+    # Deciding for 1 costs (1 - s) + 0.5 s, against it 4 s: it pays from s = 1 / 4.5 on.
+    "expected_cost": lambda y, s, sample_weight=None: np.average(
+        np.array(COSTS)[y.astype(int), (s > 1 / 4.5).astype(int)], weights=sample_weight
+    ),
     "rmse": sklearn_metrics.root_mean_squared_error,
     "mae": sklearn_metrics.mean_absolute_error,
     "quantile_loss": lambda y, s, **w: sklearn_metrics.mean_pinball_loss(y, s, alpha=0.8, **w),
@@ -90,7 +113,7 @@ def test_equals_scikit_learn_for_every_weighting(name, tied):
     assert compute_metric(metric, label, score) == pytest.approx(reference(label, score), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in OTHER_KINDS])
 def test_a_weight_is_a_count(name):
     """A row of weight 3 counts as that row three times; of weight 0, not at all."""
     label, score, weight = data(name, tied=True)
@@ -207,14 +230,42 @@ def test_brier_of_a_coin_is_a_quarter():
 
 def test_every_metric_of_the_spec_has_a_function():
     assert set(METRICS) == {*METRIC_SCALES, "positive_rate"}
-    assert set(REFERENCES) | {"calibration_error"} == set(METRICS)
+    assert {*REFERENCES, "calibration_error", *OTHER_KINDS} == set(METRICS)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(list(METRIC_SCALES)))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([name for name in METRIC_SCALES if name not in OTHER_KINDS]))
 def test_values_stay_on_their_scale(seed, name):
     random = np.random.default_rng(seed)
     label = np.r_[0.0, 1.0, random.integers(0, 2, size=20)]
     score = random.choice([0.0, 1e-300, 0.3, 0.5, 1.0], size=22)
     measured = compute_metric(resolve_metric(asked(name)), label, score)
-    if not (name == "precision" and (score < 0.3).all()):
-        assert 0 <= measured <= METRIC_SCALES[name].maximum * (1 + 1e-12)
+    if not (name == "precision" and (score < 0.3).all()) and name != "r2":
+        assert 0 <= measured <= asked(name).scale.maximum * (1 + 1e-12)
+
+
+def test_every_row_is_found_at_a_recall_of_one():
+    """Sums of weights that are no powers of two, in another order, still reach it."""
+    label, score, weight = rows(seed=4)
+    gate = ThresholdGate(metric="precision_at_recall", recall=1.0, at_least=0.1)
+    measured = resolve_metric(gate)(label, score, weight / 3 + 0.1)
+    expected = [best_precision(label, score, 1.0 - 1e-9, sample_weight=w / 3 + 0.1) for w in weight]
+    assert measured == pytest.approx(expected, rel=1e-9)
+
+
+def test_r2_is_known_or_nothing():
+    """Labels far from 0 cost digits, and at some distance all: then it does not exist, and the gate blocks."""
+    r2 = resolve_metric(ThresholdGate(metric="r2", at_least=0.1))
+    label, score, _ = amounts()
+    for far in (0.0, 1e3, 1e5):
+        assert compute_metric(r2, label + far, score + far) == pytest.approx(
+            sklearn_metrics.r2_score(label, score), rel=1e-5
+        )
+    assert np.isnan(compute_metric(r2, label + 1e9, score + 1e9))
+    assert np.isnan(compute_metric(r2, np.zeros(5), np.arange(5.0)))
+    assert np.isnan(compute_metric(r2, np.full(5, 0.1), np.arange(5.0)))
+    assert compute_metric(r2, label, -label) < 0
+
+
+@pytest.mark.parametrize("name", ["average_precision", "precision_at_recall"])
+def test_precision_without_a_row_of_class_1_is_nan(name):
+    assert np.isnan(compute_metric(resolve_metric(asked(name)), np.zeros(5), np.arange(5) / 5))

@@ -293,6 +293,15 @@ def test_a_far_timestamp_of_96_bits_does_not_wrap(read: Callable[..., DeclaredFi
     assert pq.read_table(result.path)["at"].to_pylist() == [end]
 
 
+def test_a_missing_column_is_compared_with_those_that_nobody_declared(read: Callable[..., DeclaredFile]) -> None:
+    table = pa.table({"order_date": [1], "z": [2], "amount": [3]})
+    declared = {"oder_date": "int64", "amout": "int64", "price": "int64", "z": "int64"}
+    [fault] = read(table, declared).faults
+    assert fault.fix.startswith("did you mean 'order_date' for 'oder_date', 'amount' for 'amout'? If not, deliver them")
+    [fault] = read(table, {"price": "int64"}).faults
+    assert fault.fix.startswith("deliver them")
+
+
 FILES: dict[str, tuple[pa.Table | bytes, dict[str, Any], dict[str, Any], list[str]]] = {
     "missing columns": (
         pa.table({"y": [1]}),

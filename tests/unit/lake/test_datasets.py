@@ -62,6 +62,15 @@ def test_publish_again_needs_no_staged_files(tmp_path: Path) -> None:
     assert dataset.publish("day=2013-01-01", "a" * 64, missing, {}) == first
 
 
+def test_the_first_publication_stays_where_asked(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path / "predictions")
+    first = publish(dataset, "a" * 64, 1)
+    staged = stage(dataset, "b" * 64, 2)
+    again = dataset.publish("day=2013-01-01", "b" * 64, staged, {"value": 2}, keeps_published=True)
+    assert again == first == dataset.manifest("day=2013-01-01")
+    assert values(dataset) == [1, 1]
+
+
 def test_publish_keeps_replaced_files_readable(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "features")
     old = publish(dataset, "a" * 64, 1)

@@ -14,6 +14,7 @@ import pytest
 from evergreen import maintenance, object_store
 from evergreen.errors import SettingsError
 from evergreen.lake import exchange
+from evergreen.lake.datasets import Dataset, Manifest, dataset_at
 from evergreen.lake.exchange import ObjectExchange, SharedFolder, open_exchange, remove_leftovers, spark_uri
 from evergreen.settings import Settings, settings
 from evergreen.storage import UPath, file_sha256, storage_path
@@ -227,3 +228,43 @@ def test_spark_has_names_of_its_own_for_stores(monkeypatch: pytest.MonkeyPatch) 
     assert spark_uri(UPath("az://container/a")) == "abfss://container@shop.dfs.core.windows.net/a"
     with pytest.raises(SettingsError, match="use s3://, gs://, az://, or a folder"):
         spark_uri(UPath("memory://bucket/a"))
+
+
+def publish(lake: str) -> tuple[Dataset, Manifest]:
+    dataset = dataset_at(storage_path(f"{lake}/features/shop"))
+    staged = dataset.stage("day=2013-01-01", "f" * 64) / "days.bin"
+    staged.write_bytes(b"rows" * 1000)
+    return dataset, dataset.publish("day=2013-01-01", "f" * 64, {"days": staged}, {})
+
+
+def test_published_files_of_the_same_kind_of_store_are_read_in_place(server: S3, tmp_path: Path) -> None:
+    root = f"{settings().spark_exchange}".removesuffix("/exchange")
+    dataset, manifest = publish(f"{root}/lake")
+    server.requests.clear()
+    with open_exchange(tmp_path / "job") as job:
+        uri = job.provide_published(dataset, manifest, "days")
+    assert uri == f"{root}/lake/features/shop/{manifest.files['days'].path}".replace("s3://", "s3a://")
+    assert [(method, path) for method, path in server.requests if method != "LIST"] == []
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_other_published_files_are_copied_once_by_content(server: S3, tmp_path: Path, scheme: str) -> None:
+    """Those that Spark could not reach, or not by the client that it has for the exchange."""
+    dataset, manifest = publish(f"{scheme or tmp_path}/lake")
+    for number in range(2):
+        with open_exchange(tmp_path / f"job-{number}") as job:
+            uri = job.provide_published(dataset, manifest, "days")
+    name = f"inputs/{manifest.files['days'].sha256}.parquet"
+    assert uri == f"{settings().spark_exchange}/{name}".replace("s3://", "s3a://")
+    assert puts(server) == [name]
+
+
+def test_a_spark_on_this_machine_gets_local_files(
+    server: S3, monkeypatch: pytest.MonkeyPatch, use_home: UseHome, tmp_path: Path
+) -> None:
+    root = f"{settings().spark_exchange}".removesuffix("/exchange")
+    monkeypatch.delenv("EVERGREEN_SPARK_EXCHANGE")
+    use_home(tmp_path / "home")
+    dataset, manifest = publish(f"{root}/lake")
+    with open_exchange(tmp_path / "job") as job:
+        assert file_sha256(Path(job.provide_published(dataset, manifest, "days"))) == manifest.files["days"].sha256

@@ -27,13 +27,14 @@ NETWORK = loader.load_spec("flight_delay_net").model_copy(
 TEMPLATE = "evergreen/reports/templates/base.html.j2"
 TABLE = "evergreen_models/flight_delay_net/tables/ports.csv"
 VERDICTS = {"verdict", "backtest measurements", "backtest report"}
+SCORES = {"evidence", "backtest scores", "backtest measurements", "backtest report"}
 CHANGES = {
     "evergreen/gates/kinds/metric.py": VERDICTS,
     "evergreen/gates/streams.py": VERDICTS,
     "evergreen/spec/gates.py": VERDICTS,
     "evergreen/evaluation/rows.py": {"evidence", "backtest measurements", "backtest report"},
     "evergreen/evaluation/row_files.py": {"evidence", "backtest measurements", "backtest report"},
-    "evergreen/scoring/formats.py": {"evidence", "backtest scores", "backtest measurements", "backtest report"},
+    "evergreen/scoring/formats.py": SCORES,
     "evergreen/backtest/statistics.py": {"backtest measurements", "backtest report"},
     "evergreen/promotion/rules.py": {"backtest report"},
     "evergreen/ledger/state.py": {"backtest report"},
@@ -67,6 +68,11 @@ CHANGES = {
     "evergreen/cli/tables.py": set(),
     "evergreen/promotion/service.py": set(),
     "evergreen/registry/versions.py": set(),
+    "evergreen/training/categories.py": {"trees", *SCORES},
+    "evergreen/training/xgboost_rows.py": {"trees"},
+    "evergreen/training/early_stopping.py": {"trees", "network", *SCORES},
+    "evergreen/training/target_transform.py": {"trees", *SCORES},
+    "evergreen/training/rows.py": set(),
     "evergreen/training/runner.py": set(),
     "evergreen/lake/datasets.py": set(),
     "evergreen/lake/exchange.py": set(),
@@ -105,7 +111,7 @@ def code() -> dict[str, str]:
     steps = {
         "features": inputs.feature_code(NETWORK),
         "training set": training_sets.training_set_code(),
-        "trees": runner.training_code(TREES.name, TREES.code_packages),
+        "trees": runner.training_code(TREES.name, TREES.code_packages, "log1p"),
         "network": runner.training_code(NETWORK.name, NETWORK.code_packages),
         "evidence": collect.evidence_code(),
         "verdict": requirements.verdict_code(NETWORK),

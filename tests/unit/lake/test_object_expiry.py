@@ -20,6 +20,7 @@ from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.lake.object_datasets import ObjectDataset
 from evergreen.lake.retention import Removal, RetentionRule, apply_removals, plan_removals, take_inventory
 from evergreen.settings import settings
+from evergreen.storage import UPath
 from support.interleaving import before_store_change, killed_before_store_change
 from support.object_stores import STORES, open_store
 from support.s3_server import S3
@@ -287,6 +288,21 @@ def test_tombstones_stay_where_a_store_does_not_delete_on_condition(
     assert server.paths() == {f"_manifests/{DAY}.json"}
     assert not [key for bucket in server.s3.buckets.values() for key in bucket if "_doctor" in key]
     assert read(dataset, publish(dataset, "b")) == "b"
+
+
+def test_a_store_that_deletes_late_shows_it_to_a_slow_client(
+    dataset: ObjectDataset, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replacement that is sent at once would always arrive before the deletion."""
+    remove_version = object_store.remove_version
+
+    def remove_slowly(file: UPath, version: str) -> bool:
+        time.sleep(0.05)
+        return remove_version(file, version)
+
+    monkeypatch.setattr(object_store, "remove_version", remove_slowly)
+    server.s3.delete_conditions = "late"
+    assert not object_store.deletes_on_condition(settings().lake)
 
 
 def test_a_store_is_asked_once_how_it_deletes(stored: ObjectDataset) -> None:

@@ -566,7 +566,7 @@ def test_failing_table_is_only_logged(use_tables: None, dataset: Dataset, caplog
     tables.follow_publication(dataset, [FIRST])
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "what they hold is published; the next publication, or `evergreen tables sync`" in record.message
+    assert "what they hold is published; the next publication, or `evergreen tables sync`" in record.getMessage()
 
 
 def test_slow_table_is_left_to_itself(use_tables: None, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from evergreen.errors import LedgerError, PromotionRefusedError
 from evergreen.gates.alpha_spending import DayCorrelation, EarlierComparison
 from evergreen.ledger import (
+    AlarmRaised,
     BacktestRecorded,
     ChampionRolledBack,
     ChangeAccepted,
@@ -135,6 +137,23 @@ def test_backtest_changes_no_champion() -> None:
     )
 
 
+def alarm(champion: str, model: int, day_: int) -> AlarmRaised:
+    return AlarmRaised(
+        champion=champion,
+        champion_content=content(model),
+        rule="break",
+        day=date.fromisoformat(day(day_)),
+        changes=("flights.distance level",),
+    )
+
+
+def test_an_alarm_changes_nothing() -> None:
+    raised = alarm("1", 10, 31)  # about a champion of before
+    earlier, state = build_state(*THREE_CHAMPIONS), build_state(*THREE_CHAMPIONS, raised)
+    assert replace(state, entries=earlier.entries) == earlier
+    assert state.entries.find_last(AlarmRaised, **dict(raised)) == state.entries[-1]
+
+
 def test_freeze_and_unfreeze_set_is_frozen() -> None:
     assert build_state(FROZEN).is_frozen
     assert not build_state(FROZEN, UNFROZEN).is_frozen
@@ -247,6 +266,8 @@ def test_verdict_names_the_content_of_its_champion() -> None:
     ("events", "problem"),
     [
         ([BacktestRecorded(as_of="2030-01-01", candidate_fingerprint="a", report="b")], "claims data until 2030"),
+        ([alarm("9", 9, 31)], "content was never champion"),
+        ([alarm("3", 30, 9999)], "claims data until 2040"),
         ([FROZEN, FROZEN], "was frozen already"),
         ([UNFROZEN], "was not frozen"),
         ([registration("1", 2)], "holds none"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from evergreen import ledger
 from evergreen.errors import LedgerError, PromotionRefusedError
+from evergreen.lake import fingerprints
 from evergreen.ledger import (
     ChallengerWithdrawn,
     LedgerEvent,
@@ -23,6 +24,7 @@ from evergreen.periods import Duration
 from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest
 from evergreen.spec.model import MonitorPolicy
+from evergreen.spec.prediction_type import ForecastSeries
 from evergreen.window import RunReason
 from support.calendars import DAYS, cooldown
 from support.ledger_events import (
@@ -313,3 +315,18 @@ def test_any_history_has_one_open_comparison_and_counts_all(steps: list[str]) ->
         if state.open_comparison:
             assert state.challenger_event
             assert state.challenger_event.verdict.is_inconclusive
+
+
+def test_the_fingerprint_of_gates_has_what_every_look_measures_by() -> None:
+    """A later look with other weights, or another horizon, is no later look of the same comparison."""
+    series = {"series": ["shop"], "horizon": "days_ahead", "season": 7}
+    weighted, other = (MODEL.model_copy(update={"weight": weight}) for weight in ("units", "price"))
+    forecasts = [
+        MODEL.model_copy(update={"forecast": ForecastSeries.model_validate(series | change)})
+        for change in ({}, {"season": 14}, {"horizon": "weeks_ahead"}, {"series": ["shop", "item"]})
+    ]
+    models = [MODEL, weighted, other, *forecasts]
+    assert len({challengers.gates_fingerprint(model) for model in models}) == len(models)
+    # As before there were weights and forecasts, so that comparisons go on over an upgrade.
+    specs = [gate.model_dump(mode="json") for gate in MODEL.gates]
+    assert challengers.gates_fingerprint(MODEL) == fingerprints.compute_fingerprint(specs)

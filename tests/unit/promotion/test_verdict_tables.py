@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from evergreen import ledger, object_store, storage
 from evergreen.lake import tables
-from evergreen.lake.datasets import Dataset
+from evergreen.lake.datasets import Dataset, PublicationStamp
 from evergreen.lake.delta import DeltaFormat
 from evergreen.ledger import VerdictRecorded
 from evergreen.promotion import verdict_tables
@@ -118,6 +118,22 @@ def test_pages_are_written_once_and_repaired(lake: None, monkeypatch: pytest.Mon
     tables.sync_tables(publish_verdicts(MODEL), DeltaFormat())
     assert len(rows("verdicts", VERDICT)) == 3, "it stops at the first page that is complete"
     tables.sync_tables(publish_verdicts(MODEL, all_pages=True), DeltaFormat())
+    assert rows("verdicts", VERDICT) == in_ledger()
+
+
+def test_verdicts_of_the_same_second_are_followed(lake: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object store tells the second of a publication, and no less."""
+    dataset = open_verdict_tables(MODEL)
+    stamps = type(dataset).publication_stamps
+
+    def stamps_of_one_second(self: Dataset) -> dict[str, PublicationStamp]:
+        return {name: stamp._replace(time_ns=10**18) for name, stamp in stamps(self).items()}
+
+    monkeypatch.setattr(type(dataset), "publication_stamps", stamps_of_one_second)
+    for as_of in (10, 11):
+        record(as_of)
+        follow_verdicts(MODEL)
+    assert len(in_ledger()) == 2
     assert rows("verdicts", VERDICT) == in_ledger()
 
 

@@ -45,6 +45,7 @@ from evergreen.ledger import VerdictRecorded
 from evergreen.reports import gate_report
 from evergreen.reports.gate_report import render_gate_report
 from evergreen.spec.model import ModelSpec
+from evergreen.spec.prediction_type import PredictionType
 from evergreen.window import RunReason
 from support.clusters import day_clusters
 from support.ledger_events import content, model_files
@@ -53,6 +54,7 @@ from support.streamed_evidence import stream
 pytestmark = pytest.mark.unit
 
 HOLDOUT = (date(2013, 2, 22), date(2013, 3, 1))
+FORECAST = PredictionType(kind="forecast")
 BINARY_GATES: tuple[Gate, ...] = (
     ThresholdGate(metric="auc", at_least=0.6),
     AgainstChampionGate(metric="auc", must_be="better", guarantee="lifetime"),
@@ -213,6 +215,13 @@ def test_report_of_passed_gates_says_so() -> None:
     report = page(evidence(), BINARY_GATES[:-1])
     assert "✓ All 9 gates passed: candidate 3f9c2b71aa90 may replace version 7." in report.words
     assert ("class", "summary yes") in report.attributes
+
+
+def test_report_says_what_asked_for_the_run() -> None:
+    assert "reason for the runschedule" in Page(good_page()).text.replace("\n", "")
+    cause = "drift since 2013-02-20: t.<b>x</b> & y level (alarm in entry 12)"
+    caused = page(evidence(), run_reason=RunReason.ALARM, cause=cause)
+    assert f"reason for the runalarm: {cause}" in caused.text.replace("\n", "")
 
 
 def test_report_without_champion_shows_candidate_only() -> None:
@@ -481,3 +490,16 @@ def test_report_of_large_holdout_is_small_and_fast() -> None:
     html = render(BINARY_GATES, verdict, data)
     assert time.process_time() - start < 3
     assert len(html.encode()) < 1_000_000
+
+
+def test_report_of_a_sample_without_a_row_that_the_gate_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict is of all rows; the section by day says what it lacks, and the rest of the page is there."""
+    gate = AgainstChampionGate(metric="mae", must_be="better", horizon=7)
+    data = continuous_evidence(horizons=np.where(np.arange(1_500) < 750, 7, 1), prediction_type=FORECAST)
+    judged = judge_evidence((gate,), stream(data))
+    assert judged.results[0].interval
+    monkeypatch.setattr(gate_report, "_PLOTTED_ROWS", 500)
+    assert "this could not be drawn" not in Page(render((gate,), judged, stream(data))).words
+    report = Page(render((gate,), judged, stream(replace(data, horizons=np.ones(1_500)))))
+    assert f"Gain by cluster: {gate.name} " in report.words
+    assert "this could not be drawn: NotComputedError: none of" in report.words

@@ -52,10 +52,18 @@ BETTER = {"metric": "auc", "must_be": "better"}
         (ThresholdGate, {"metric": "a:b:c", "at_least": 0.6}, "nor 'package.module:function'"),
         (ThresholdGate, {"metric": "shop.metrics:profit", "at_least": 9.0}, "is yours: set higher_is_better"),
         (ThresholdGate, {"metric": "auc", "at_least": 0.6, "higher_is_better": True}, "is known: leave it out"),
-        (ThresholdGate, {"metric": "accuracy", "at_least": 0.6}, "accuracy needs a cut"),
+        (ThresholdGate, {"metric": "recall", "at_least": 0.6}, "recall needs a cut"),
         (ThresholdGate, {"metric": "accuracy", "at_least": 0.6, "cut": 0.0}, "greater than 0"),
         (ThresholdGate, {"metric": "auc", "at_least": 0.6, "cut": 0.5}, "auc has no cut"),
-        (ThresholdGate, {"metric": "quantile_loss", "at_most": 2.0}, "needs the predicted quantile"),
+        (ThresholdGate, {"metric": "expected_cost", "at_most": 2.0}, "needs costs"),
+        (ThresholdGate, {"metric": "precision_at_recall", "at_least": 0.5}, "needs the recall"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.5, "recall": 0.5}, "auc has no recall"),
+        (ThresholdGate, {"metric": "r2", "at_least": 1.5}, "r2 is at most 1"),
+        (ThresholdGate, {"metric": "rmse", "at_most": 2.0, "costs": [[0, 1], [1, 0]]}, "rmse has no costs"),
+        (ThresholdGate, {"metric": "expected_cost", "at_most": 2.0, "costs": [[0, 1], [1]]}, "rows of 2, 1 numbers"),
+        (ThresholdGate, {"metric": "expected_cost", "at_most": 2.0, "costs": [[0, 0], [0, 0]]}, "are all 0"),
+        (ThresholdGate, {"metric": "expected_cost", "at_most": 5.0, "costs": [[0, 1], [5, 0]]}, "leaves nothing"),
+        (ThresholdGate, {"metric": "expected_cost", "at_most": 0.5, "costs": [[0, -1], [5, 0]]}, "greater than"),
         (ThresholdGate, {"metric": "quantile_loss", "at_most": 2.0, "quantile": 1.0}, "less than 1"),
         (ThresholdGate, {"metric": "rmse", "at_most": 2.0, "quantile": 0.5}, "rmse has no quantile"),
         (ThresholdGate, {"metric": "rmse", "at_most": -2.0}, "leaves nothing to decide"),
@@ -81,7 +89,7 @@ BETTER = {"metric": "auc", "must_be": "better"}
         (
             FairnessGate,
             {"group_by": "carrier", "at_most": 0.1, "metric": "gini"},
-            "poisson_deviance, positive_rate, nor",
+            "crossing_rate, positive_rate, nor",
         ),
         (BaselineGate, {"metric": "auc"}, "does not exist for a constant"),
         (BaselineGate, {"metric": "calibration_error"}, "cannot be compared fairly"),
@@ -176,6 +184,17 @@ gates = st.one_of(
 def test_json_gives_back_the_same_gate(gate):
     assert GATE.validate_json(GATE.dump_json(gate)) == gate
     assert GATE.validate_python(json.loads(gate.model_dump_json())) == gate
+
+
+def test_a_gate_whose_spec_has_a_new_field_unset_is_what_it_was():
+    """A challenger's evidence is by the gates of its first look, which may be that of an earlier release."""
+    assert OnlineEqualsOfflineGate().model_dump(mode="json") == {
+        "kind": "online_equals_offline",
+        "name": "online_equals_offline",
+        "at_most": 0.0,
+        "sample_size": 200,
+    }
+    assert OnlineEqualsOfflineGate(expired="missing").model_dump(mode="json")["expired"] == "missing"
 
 
 def test_an_unknown_kind_is_refused():

@@ -139,6 +139,8 @@ def test_all_faults_at_once_each_with_its_path() -> None:
             "MODEL",
             "write a multiple of 1h; cooldown is 30min, no whole number of periods of 1h",
         ),
+        ({"score": {"columns": ["label"]}}, "MODEL", "score.columns names label, the label"),
+        ({"score": {"columns": ["Late Flight"]}}, "score.columns.0", "match pattern"),
         ({"monitor": {"look_after": "10d"}, **features(period="1w")}, "MODEL", "monitor.look_after is 10d, no whole"),
         (
             {"holdout": "4w", "gates": [COMPARISON], "monitor": None, **features(period="1w")},
@@ -268,3 +270,182 @@ def test_the_models_that_ship_load() -> None:
 def test_an_unknown_model_names_similar_ones() -> None:
     with pytest.raises(SpecError, match="known models: flight_delay"):
         loader.load_spec("flight_dealy")
+
+
+MACRO_F1 = {"kind": "threshold", "metric": "macro_f1", "at_least": 0.5}
+
+
+def multiclass(*gates: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return spec(**{"kind": "multiclass", "classes": ["a", "b", "c"], "gates": gates or [MACRO_F1], **changes})
+
+
+def forecast(kind: str | None = "forecast", gates: Any = None, **changes: Any) -> dict[str, Any]:
+    columns = {"series": ["shop"], "horizon": "ahead", "season": 7, **changes}
+    return spec(kind=kind, forecast=columns, **({"gates": gates} if gates else {}))
+
+
+def test_a_forecast_names_series_horizon_and_season() -> None:
+    gates = [{"kind": "threshold", "metric": "mase", "horizon": 7, "at_most": 1.0}]
+    model = ModelSpec(**forecast(series=["shop", "item"], gates=gates))
+    assert model.forecast
+    assert model.forecast.columns == ("shop", "item", "ahead")
+    assert model.prediction_type
+    assert model.prediction_type.describe_outputs() == "one number"
+
+
+def test_a_kind_says_what_a_prediction_is() -> None:
+    prediction = ModelSpec(**multiclass()).prediction_type
+    assert prediction
+    assert prediction.outputs == ("a", "b", "c")
+    assert prediction.describe_outputs() == "3 numbers, one for each of the classes a, b, c"
+    assert ModelSpec(**multiclass(classes=[3, 1, -1])).classes == (3, 1, -1)
+    assert ModelSpec(**spec()).prediction_type is None
+    declared = ModelSpec(**spec(kind="binary")).prediction_type
+    assert declared
+    assert declared.outputs == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (multiclass(classes=[]), "classes: is missing, and kind is 'multiclass' → list at least two, in the order"),
+        (multiclass(classes=["a"]), "classes: is missing, and kind is 'multiclass'"),
+        (multiclass(classes=["a", "a"]), "classes: a occurs twice: drop one"),
+        (multiclass(classes=["a", 1]), "some are texts and some are numbers"),
+        (multiclass(classes=[True, False]), "classes"),
+        (multiclass(classes=[0.5, 1.5]), "classes"),
+        (multiclass(classes=[""] * 2), "classes"),
+        (multiclass(classes=list(range(101))), "at most 100"),
+        (spec(classes=["a", "b"]), "classes: is for a multiclass model, and kind is None → add kind='multiclass'"),
+        (spec(kind="binary", classes=["a", "b"]), "classes: is for a multiclass model, and kind is 'binary'"),
+        (spec(kind="vibes"), "kind: input should be 'binary', 'multiclass'"),
+        (spec(gates=[MACRO_F1]), "gates.0: macro_f1 is a metric of multiclass models → declare kind="),
+        (
+            multiclass({"kind": "threshold", "metric": "auc", "at_least": 0.6}),
+            "auc is a metric of binary models, and kind is 'multiclass' → take one of log_loss, accuracy, expected",
+        ),
+        (multiclass({"kind": "fairness", "group_by": "x", "cut": 0.5, "at_most": 0.1}), "positive_rate is a metric of"),
+        (
+            multiclass({"kind": "threshold", "metric": "accuracy", "at_least": 0.6, "cut": 0.5}),
+            "accuracy of several classes has no cut → leave it out",
+        ),
+        (spec(gates=[{"kind": "threshold", "metric": "accuracy", "at_least": 0.6}]), "accuracy needs a cut"),
+        (
+            spec(gates=[{"kind": "threshold", "metric": "quantile_loss", "at_most": 2.0}]),
+            "needs the predicted quantile",
+        ),
+        (
+            multiclass({"kind": "threshold", "metric": "expected_cost", "at_most": 0.5, "costs": [[0, 1], [1, 0]]}),
+            "costs have 2 rows, and there are 3 classes → write a row for each",
+        ),
+        (multiclass({"kind": "churn", "at_most": 0.1, "cut": 0.5}), "several classes have no cut → leave it out"),
+        (multiclass({"kind": "churn", "at_most": 1.0}), "leaves nothing to decide"),
+        (
+            spec(kind="quantile", quantiles=[0.1, 0.9], gates=[{"kind": "churn", "at_most": 0.1, "cut": 0.5}]),
+            "several numbers for a row have no cut → leave it out",
+        ),
+        (multiclass({"kind": "baseline", "metric": "auc_ovr"}), "auc_ovr does not exist for a constant"),
+        (spec(kind="ranking", gates=[{"kind": "threshold", "metric": "mrr", "at_least": 0.5}]), "query: is missing"),
+        (
+            spec(kind="forecast", gates=[{"kind": "threshold", "metric": "mase", "at_most": 1.0}]),
+            "forecast: is missing",
+        ),
+        (forecast(), "gates.0: auc is a metric of binary models, and kind is 'forecast'"),
+        (
+            forecast(gates=[{"kind": "threshold", "metric": "mase", "at_most": 1.0}], kind=None),
+            "is for a forecast model",
+        ),
+        (forecast(season=0), "forecast.season"),
+        (forecast(series=[]), "forecast.series"),
+        (forecast(series=["shop", "ahead"]), "forecast: ahead has two roles"),
+        (
+            spec(kind="regression", gates=[{"kind": "threshold", "metric": "mae", "horizon": 1, "at_most": 1.0}]),
+            "gates.0: horizon is for a forecast model, and kind is 'regression' → leave it out",
+        ),
+        (
+            spec(
+                kind="ranking",
+                query="session",
+                weight="worth",
+                gates=[{"kind": "threshold", "metric": "mrr", "at_least": 0.5}],
+            ),
+            "weight: is for models whose metrics are of rows, and a ranking's are of queries → remove it",
+        ),
+        (spec(query="session"), "query: is for a ranking model, and kind is None"),
+        (spec(kind="quantile", quantiles=[0.5]), "quantiles: is missing"),
+        (spec(kind="quantile", quantiles=[0.9, 0.1]), "quantiles: they are not in order"),
+        (spec(kind="quantile", quantiles=[0.1, 1.0]), "less than 1"),
+        (
+            spec(
+                kind="quantile",
+                quantiles=[0.1, 0.9],
+                gates=[{"kind": "threshold", "metric": "quantile_loss", "quantile": 0.5, "at_most": 2.0}],
+            ),
+            "gates.0: 0.5 is none of the quantiles 0.1, 0.9 → take one of them",
+        ),
+        (spec(kind="binary", target_transform="log"), "target_transform: changes what labels measure"),
+        (spec(kind="regression"), "auc is a metric of binary models, and kind is 'regression'"),
+    ],
+)
+def test_what_does_not_fit_a_kind_is_refused_with_the_fix(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError) as error:
+        ModelSpec(**fields)
+    assert says in str(error.value)
+
+
+def test_a_model_without_a_kind_is_stored_as_before() -> None:
+    """Fields of gates that only some kinds have are left out of what fingerprints are made of."""
+    gate = ModelSpec(**spec()).gates[0].model_dump(mode="json")
+    assert set(gate) == {
+        "kind",
+        "name",
+        "metric",
+        "higher_is_better",
+        "cut",
+        "quantile",
+        "min_rows",
+        "at_least",
+        "at_most",
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "location", "problem"),
+    [
+        (
+            {"alarms": ["drift"]},
+            {"monitor": None},
+            "MODEL",
+            "retrain_on.alarms needs the DAG that watches the champion",
+        ),
+        ({"alarms": ["drift", "break", "drift"]}, {"gates": [COMPARISON]}, "retrain_on", "names drift twice"),
+        ({"alarms": ["noise"]}, {"gates": [COMPARISON]}, "retrain_on.alarms.0", "'break', 'drift' or 'performance'"),
+        ({"cooldown": "7d"}, {"gates": [COMPARISON]}, "retrain_on", "cooldown limit what alarms ask for: name alarms"),
+        ({"schedule": False}, {}, "MODEL", "retrain_on leaves nothing that starts a retrain"),
+        (
+            {"alarms": ["drift"], "cooldown": "12h"},
+            {"gates": [COMPARISON]},
+            "MODEL",
+            "retrain_on.cooldown is 12h, no whole number of periods of 1d",
+        ),
+        ({"alarms": ["drift"], "cooldown": "0d"}, {"gates": [COMPARISON]}, "retrain_on.cooldown", "0d is no time"),
+        ({"alarms": ["drift"], "budget": 0}, {"gates": [COMPARISON]}, "retrain_on.budget", "greater than or equal to"),
+    ],
+)
+def test_what_retrains_may_not_be_asked_for_by(
+    policy: dict[str, Any], changes: dict[str, Any], location: str, problem: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        ModelSpec(**spec(retrain_on=policy, **changes))
+    (fault,) = refused.value.faults
+    assert fault.location == location
+    assert problem in fault.problem
+
+
+def test_what_starts_a_retrain() -> None:
+    usual = ModelSpec(**spec()).retrain_on
+    assert (usual.schedule, usual.alarms) == (True, ())
+    ModelSpec(**spec(retrain_after="7d", retrain_on={"schedule": False}))
+    ModelSpec(**spec(gates=[COMPARISON], retrain_on={"alarms": ["performance"]}))
+    rare = ModelSpec(**spec(gates=[COMPARISON], retrain_on={"schedule": False, "alarms": ["drift"], "cooldown": "1w"}))
+    assert (str(rare.retrain_on.cooldown), rare.retrain_on.budget) == ("1w", 2)

@@ -63,6 +63,8 @@ def arrived(parameters: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         model="late",
         fingerprint="f",
         training_data="file:///data.parquet",
+        training_data_sha256="0" * 64,
+        training_data_size=0,
         features=("a",),
         label="late",
         parameters=parameters,

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from evergreen.lake import fingerprints
-from evergreen.training import Job
+from evergreen.training import Job, runner
 
 TRAINER = """
 import hashlib, json, time
@@ -45,6 +44,8 @@ def make_job(tmp_path: Path, use_models: Callable[..., None]) -> Make:
             model="hashing",
             fingerprint="f" * 64,
             training_data="none.parquet",
+            training_data_sha256="0" * 64,
+            training_data_size=0,
             features=("a",),
             label="label",
             parameters={"steps": 5},
@@ -53,7 +54,7 @@ def make_job(tmp_path: Path, use_models: Callable[..., None]) -> Make:
             gpu=0,
             processes=1,
             checkpoint_seconds=60,
-            modules=fingerprints.code_of(("evergreen_models.hashing.train",), ()),
+            modules=runner.training_code("hashing", ()),
             libraries={},
         )
         return Job(**{**defaults, **fields})

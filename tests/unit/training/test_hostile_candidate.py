@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from evergreen.errors import TrainingError
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec import loader
-from evergreen.storage import UPath
+from evergreen.storage import UPath, storage_path
 from evergreen.training import candidates
+from evergreen.training.attempt import Attempt, ResourceAllocation
+from evergreen.training.recent_attempts import read_recent_attempts
 
 pytestmark = pytest.mark.unit
 
@@ -118,3 +121,27 @@ def test_a_job_is_not_written_through_a_link(train: Callable[..., datasets.Manif
     with pytest.raises(TrainingError, match="flight_delay is refused: it is a link"):
         train(answer)
     assert contents(tmp_path) == before
+
+
+def test_attempts_are_found_by_their_month_while_they_run(
+    train: Callable[[Callable[[Path], None]], datasets.Manifest],
+) -> None:
+    running = []
+
+    def act(folder: Path) -> None:
+        now = datetime.now(UTC)
+        attempt = Attempt(
+            id="one",
+            dag_run="",
+            model="flight_delay",
+            team="",
+            allocation=ResourceAllocation(),
+            started_at=now,
+            last_heartbeat=now,
+        )
+        attempt.write(folder / "attempts" / "one.json")
+        running.extend(read_recent_attempts(storage_path(str(folder.parent)), now))
+        answer(folder)
+
+    train(act)
+    assert [attempt.id for attempt in running] == ["one"]

@@ -2,7 +2,8 @@
 
 It needs no Airflow, no JVM and no server, and leaves nothing behind. `model.py`, `features.py`, `expectations.py` and
 the model's file in the feature repository are imported; `train.py` is only parsed, because its packages may be in the
-trainer's environment. Databases and servers are asked by `evergreen.cli.doctor`.
+trainer's environment, which is asked for the exporter of scikit-learn's pipelines. Databases and servers are asked by
+`evergreen.cli.doctor`.
 
     locations   file and line of a fault
     specs       `model.py`: spec, sources, gates
@@ -13,11 +14,13 @@ trainer's environment. Databases and servers are asked by `evergreen.cli.doctor`
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import cache
 from typing import Any
 
 from rich import box
@@ -138,14 +141,36 @@ def _check_borrowed_features(model: ModelSpec) -> Iterator[ModelFault]:
 def _leave_nothing_behind() -> Iterator[None]:
     """Import without writing bytecode, and let user code print to the standard error output only."""
     writes_no_bytecode = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read once, when the package is imported
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
+            _import_engines()
+            sys.dont_write_bytecode = True
             yield
     finally:
         sys.dont_write_bytecode = writes_no_bytecode
+
+
+@cache
+def _import_engines() -> None:
+    """Import the packages that model folders import, which is nearly all that a check takes.
+
+    Their own bytecode is kept: some installers write none. What is imported stays, so that there is no garbage to find.
+    """
+    collects_garbage = gc.isenabled()
+    gc.disable()
+    try:
+        # One that is not installed is a fault of the module that imports it.
+        with suppress(ImportError):
+            from evergreen.feature_store import feast_import
+
+            feast_import.check_declarations()
+        with suppress(ImportError):
+            import great_expectations.expectations  # noqa: F401
+    finally:
+        if collects_garbage:
+            gc.enable()
 
 
 def _count_faults(faults: Sequence[ModelFault]) -> str:

@@ -6,20 +6,23 @@ import ast
 import builtins
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, cast
+from typing import Any, Self
 
 from evergreen.errors import Fault, first_line
 from evergreen.settings import settings
 
 _MAX_NAMES = 12  # of those that there are, in a message
+_BUILTIN_CUTOFF = 0.8
 _MAX_REFERENCES = 10  # names that lead from one to another, before a value is reached
+NO_SESSION = "SESSION_OR_CONTEXT_NOT_EXISTS"
+"""Spark's condition of a module that needs a session to be imported, such as one with a `Window`."""
 _IMPORTED_NAME = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
 
 
@@ -36,6 +39,15 @@ class ModelFault:
     def to_fault(self) -> Fault:
         place = ", line ".join(str(part) for part in (self.file, self.line) if part)
         return Fault(": ".join(filter(None, (place, self.subject))), self.problem, self.fix)
+
+    @classmethod
+    def from_fault(cls, fault: Fault) -> Self:
+        """Return a fault of a step that runs do, too: it says where it is in its own words."""
+        return cls(None, None, fault.location, fault.problem, fault.fix)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(**{**record, "file": Path(record["file"]) if record["file"] else None})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -78,10 +90,16 @@ def describe_code_error(error: BaseException, file: Path) -> ModelFault:
     elif isinstance(error, ImportError) and (match := _IMPORTED_NAME.search(str(error))):
         name, names, fix = match[1], dir(sys.modules.get(match[2])), "correct the import"
         message = f"cannot import name {name!r} from {match[2]!r}"
+    elif NO_SESSION in str(error):
+        fix = "put it into a function: only a build has a session of Spark"
     elif isinstance(error, AttributeError) and error.name:
         name, names, fix = error.name, dir(error.obj), "correct it"
     elif isinstance(error, NameError) and error.name and frame:
-        name, names, fix = error.name, [*frame.f_locals, *frame.f_globals, *dir(builtins)], "import or define it"
+        own_names = [key for key in {**frame.f_locals, **frame.f_globals} if key.isidentifier() and key[:2] != "__"]
+        message += f"; there are {join_names(own_names)}"
+        # A builtin that is only a little like it, such as `str`, is hardly meant.
+        builtin_names = get_close_matches(error.name, dir(builtins), cutoff=_BUILTIN_CUTOFF)
+        name, names, fix = error.name, [*own_names, *builtin_names], "import or define it"
     return ModelFault(place, line, "", f"{type(error).__name__}: {message}", suggest(name, names, fix) if name else fix)
 
 
@@ -103,18 +121,19 @@ def locate_field(file: Path, path: str) -> tuple[Path, int | None]:
     That is the deepest part of the path that can be followed through calls, dicts, lists and names of the source; of
     a field that is not written at all, the call or dict that lacks it.
     """
-    with suppress(OSError, SyntaxError):
-        source = _Source(file, ast.parse(file.read_text()))
-        calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call))
-        if call := next((call for call in calls if called_name(call) == "ModelSpec"), None):
-            place, node = (source.file, call.lineno), cast(ast.expr, call)
-            for part in path.split("."):
-                if (step := _enter(source, node, part)) is None:
-                    break
-                source, node, line = step
-                place = (source.file, line)
-            return place
-    return file, None
+    steps = _follow(file, path)
+    return (steps[-1].source.file, steps[-1].line) if steps else (file, None)
+
+
+def find_field(file: Path, path: str, words: Collection[str]) -> str | None:
+    """Return the field of the part `path` of a spec that is called like one of `words`, or has it as its value."""
+    parts = path.split(".") if path else []
+    steps = _follow(file, path)
+    if len(steps) != len(parts) + 1:
+        return None
+    fields = {name: _dereference(value.source, value.node)[1] for name, value in _fields(steps[-1]).items()}
+    valued = (name for name, node in fields.items() if isinstance(node, ast.Constant) and node.value in words)
+    return next((name for name in fields if name in words), None) or next(valued, None)
 
 
 @dataclass(frozen=True)
@@ -123,23 +142,45 @@ class _Source:
     tree: ast.Module
 
 
-def _enter(source: _Source, node: ast.expr, part: str) -> tuple[_Source, ast.expr, int] | None:
-    """Return the value of the field or item `part` of `node`, with the source and line in which it is written."""
-    source, node = _dereference(source, node)
+@dataclass(frozen=True)
+class _Value:
+    """A value of a spec, and where it is written."""
+
+    source: _Source
+    node: ast.expr
+    line: int
+
+
+def _follow(file: Path, path: str) -> list[_Value]:
+    """Return the call of `ModelSpec`, and the value of each part of `path` that is found in it."""
+    steps: list[_Value] = []
+    with suppress(OSError, SyntaxError):
+        source = _Source(file, ast.parse(file.read_text()))
+        calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call))
+        if call := next((call for call in calls if called_name(call) == "ModelSpec"), None):
+            steps.append(_Value(source, call, call.lineno))
+            for part in path.split("."):
+                if (step := _fields(steps[-1]).get(part)) is None:
+                    break
+                steps.append(step)
+    return steps
+
+
+def _fields(value: _Value) -> dict[str, _Value]:
+    """Return the fields or items of a value by name or number."""
+    source, node = _dereference(value.source, value.node)
     match node:
         case ast.Call(keywords=keywords):
-            pairs = [(keyword.arg, keyword.value, keyword.lineno) for keyword in keywords]
+            return {word.arg: _Value(source, word.value, word.lineno) for word in keywords if word.arg}
         case ast.Dict(keys=keys, values=values):
-            pairs = [
-                (str(key.value), value, key.lineno)
-                for key, value in zip(keys, values, strict=True)
+            return {
+                str(key.value): _Value(source, item, key.lineno)
+                for key, item in zip(keys, values, strict=True)
                 if isinstance(key, ast.Constant)
-            ]
+            }
         case ast.List(elts=items) | ast.Tuple(elts=items) if not any(isinstance(i, ast.Starred) for i in items):
-            pairs = [(str(number), item, item.lineno) for number, item in enumerate(items)]
-        case _:
-            return None
-    return next(((source, value, line) for name, value, line in pairs if name == part), None)
+            return {str(number): _Value(source, item, item.lineno) for number, item in enumerate(items)}
+    return {}
 
 
 def _dereference(source: _Source, node: ast.expr) -> tuple[_Source, ast.expr]:
@@ -184,6 +225,17 @@ def locate_text(file: Path, text: str, function: str | None = None) -> int | Non
             lines = {node.lineno for node in ast.walk(scope) if isinstance(node, ast.Constant) and node.value == text}
             if len(lines) == 1:
                 return lines.pop()
+    return None
+
+
+def locate_alias(file: Path, column: str) -> int | None:
+    """Return the line at which a source gives a column of Spark its name, if there is one: `….alias(column)`."""
+    with suppress(OSError, SyntaxError):
+        calls = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+        named = (node for node in calls if called_name(node) in ("alias", "withColumn"))
+        lines = {node.end_lineno or node.lineno for node in named if column in _constants(node.args)}
+        if len(lines) == 1:
+            return lines.pop()
     return None
 
 

@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
 
-from pydantic import BaseModel
-
-from evergreen.cli.check.locations import ModelFault, describe_code_error, join_names, locate_field, suggest
+from evergreen.cli.check.locations import (
+    ModelFault,
+    describe_code_error,
+    find_field,
+    join_names,
+    locate_field,
+    suggest,
+)
 from evergreen.errors import Fault, SpecError
 from evergreen.settings import settings, variable_name
-from evergreen.spec.columns import RawColumn
-from evergreen.spec.gates import METRIC_SCALES, CustomGate, Gate, MetricGate
+from evergreen.spec import NAME_PATTERN
+from evergreen.spec.gates import METRIC_SCALES, CustomGate, MetricGate
 from evergreen.spec.loader import SPEC_FILE, feature_spec, load_spec, model_folder, model_names
-from evergreen.spec.model import (
-    ApprovalPolicy,
-    FeatureSpec,
-    HistoryColumns,
-    ModelSpec,
-    MonitorPolicy,
-    RawSource,
-    Resources,
-)
+from evergreen.spec.model import FeatureSpec, ModelSpec
 from evergreen.spec.origins import RawFiles, RawQuery, RawTable
+from evergreen.spec.parts import GATE_CLASSES, PARTS
 
-_OWNERS: Mapping[tuple[str, ...], type[BaseModel]] = {
-    (): ModelSpec,
-    ("features",): FeatureSpec,
-    ("features", "sources"): RawSource,
-    ("features", "sources", "files"): RawFiles,
-    ("features", "sources", "query"): RawQuery,
-    ("features", "sources", "table"): RawTable,
-    ("features", "sources", "history"): HistoryColumns,
-    ("resources",): Resources,
-    ("monitor",): MonitorPolicy,
-    ("approval",): ApprovalPolicy,
-}
-"""The class whose fields a part of the spec has, by its path without numbers."""
-
-_GATE_CLASSES: Sequence[type[BaseModel]] = get_args(get_args(Gate)[0])
-_GATE_FIELDS = sorted({field for gate in _GATE_CLASSES for field in gate.model_fields})
+_GATE_FIELDS = sorted({field for gate in GATE_CLASSES.values() for field in gate.model_fields})
 _EXTRA, _MISSING = "extra inputs are not permitted", "field required"
 _QUOTED = re.compile(r"'([^']+)'")
 _INPUT = re.compile(r", got '([^']+)'$")
 _TAG = re.compile(r"input tag '([^']*)' found using 'kind'")
 _WORD = re.compile(r"[\w\[\]]+")
-_SPEC_FIX = "correct it: docs/reference/spec.md has all fields"
+_WRITTEN_FIX = re.compile(
+    r": ((?:write|declare|leave|drop|rename|raise|swap|take|name|choose|give|set|list|add|correct|remove)\b.*)$"
+)
+_NAME_PATTERN, _CHOICE = f"should match pattern '^{NAME_PATTERN}$'", "input should be '"
+_SPEC_FIX = "correct it: the reference of the spec has all fields"
 
 _FORMATS = {
     "parquet": "parquet",
@@ -93,7 +79,18 @@ def _locate_fault(file: Path, fault: Fault) -> ModelFault:
     if fault.location == str(file):
         return ModelFault(file, None, "", fault.problem, fault.fix)
     path = fault.location.removeprefix(f"{file}: ")
-    return ModelFault(*locate_field(file, path), path, fault.problem, fault.fix or _suggest_word(fault.problem))
+    problem, fix = fault.problem, fault.fix
+    # What a class of the spec has found, it says in one sentence.
+    if match := _WRITTEN_FIX.search(problem) if not fix else None:
+        problem, fix = problem[: match.start()], match[1]
+        fix = suggest(_first_word(problem), _WORD.findall(fix), fix) if "one of" in fix else fix
+    if field := find_field(file, path, {_first_word(problem), *_QUOTED.findall(problem)}):
+        path, problem = f"{path}.{field}" if path else field, problem.removeprefix(f"{field}: ")
+    return ModelFault(*locate_field(file, path), path, problem, fix or _suggest_word(problem))
+
+
+def _first_word(problem: str) -> str:
+    return problem.partition(" ")[0].rstrip(":").strip("'")
 
 
 def _join_misspelled(faults: Sequence[Fault]) -> Iterator[Fault]:
@@ -112,7 +109,7 @@ def _join_misspelled(faults: Sequence[Fault]) -> Iterator[Fault]:
             fix = f"did you mean {similar[0]!r}?" if similar else f"remove it: the fields here are {names}"
             results.append(Fault(fault.location, "there is no such field", fix))
         elif match := _TAG.match(fault.problem):
-            kinds = [gate.model_fields["kind"].default for gate in _GATE_CLASSES]
+            kinds = list(GATE_CLASSES)
             problem = f"{match[1]!r} is no kind of gate; there are {', '.join(kinds)}"
             results.append(Fault(f"{fault.location}.kind", problem, suggest(match[1], kinds, "write one of them")))
         else:
@@ -125,15 +122,18 @@ def _fields_of(path: str) -> list[str]:
     if parts[:1] == ("gates",):
         return _GATE_FIELDS
     if parts[:3] == ("features", "sources", "columns"):
-        return list(RawColumn.model_fields)
-    return list(_OWNERS[parts].model_fields) if parts in _OWNERS else []
+        parts = parts[:3]  # what follows is the name of a column
+    return list(PARTS[parts].model_fields) if parts in PARTS else []
 
 
 def _suggest_word(problem: str) -> str:
     """Return the fix for a problem that names what was written, and what may be: the word that is like it."""
+    if _NAME_PATTERN in problem:
+        return "write a–z, 0–9 and _, with a letter first"
     if match := _INPUT.search(problem) or _QUOTED.search(problem):
-        words = [word for word in _WORD.findall(problem) if word != match[1]]
-        return suggest(match[1], words, _SPEC_FIX)
+        own_words = _WORD.findall(match[1])
+        words = [word for word in _WORD.findall(problem) if word not in own_words]
+        return suggest(match[1], words, "write one of them" if _CHOICE in problem else _SPEC_FIX)
     return _SPEC_FIX
 
 
@@ -179,7 +179,7 @@ def find_gate_faults(model: ModelSpec) -> Iterator[ModelFault]:
     types: dict[str, list[int]] = {}
     for number, gate in enumerate(model.gates):
         if isinstance(gate, MetricGate):
-            if gate.metric in METRIC_SCALES or gate.metric == "positive_rate":
+            if ":" not in gate.metric and model.kind is None:  # of a declared kind, the spec itself is checked
                 types.setdefault("binary" if gate.scale.label_type == "binary" else "number", []).append(number)
             elif ":" in gate.metric:
                 yield from _function_faults(model, gate.metric, f"gates.{number}.metric")
@@ -194,7 +194,9 @@ def find_gate_faults(model: ModelSpec) -> Iterator[ModelFault]:
             metrics = join_names(getattr(model.gates[n], "metric", "") for n in types[usual_kind])
             problem = f"{metric} is for labels that are {labels[kind]}; {metrics} are for {labels[usual_kind]}"
             is_fit = [
-                name for name, scale in METRIC_SCALES.items() if (scale.label_type == "binary") != (kind == "binary")
+                name
+                for name, scale in METRIC_SCALES.items()
+                if ("regression" if kind == "binary" else "binary") in scale.kinds
             ]
             fix = f"the label is one of the two: write one of {', '.join(is_fit)} here, or correct the others"
             yield spec_fault(model, f"gates.{number}.metric", problem, fix)

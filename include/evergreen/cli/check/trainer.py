@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evergreen.cli.check.locations import (
@@ -14,12 +15,16 @@ from evergreen.cli.check.locations import (
     missing_file_fault,
     suggest,
 )
+from evergreen.settings import settings
 from evergreen.spec.loader import model_folder
 
 _TRAINER = "train.py"
 _FIT = "fit"
 _ARGUMENT_COUNT = 3
 _CALL = "fit(job, output, checkpoints)"
+_EXPORT = "save_pipeline"
+_EXPORTERS = {"sklearn": "scikit-learn", "skl2onnx": "skl2onnx"}  # what it imports, by the name of its distribution
+_PYTHON_TIMEOUT_S = 30
 _MAX_IMPORTS = 10  # modules that hand on another's `fit`
 
 
@@ -48,8 +53,38 @@ def find_trainer_faults(name: str) -> Iterator[ModelFault]:
                     yield _missing_import(path, statement, target)
     for path, tree in sources.items():
         yield from _imported_name_faults(path, tree, sources)
+    yield from _exporter_faults(sources)
     if file in sources:
         yield from _fit_faults(file, sources)
+
+
+def _exporter_faults(sources: Mapping[Path, ast.Module]) -> Iterator[ModelFault]:
+    """Yield the import of `save_pipeline`, if the Python that trains on this machine lacks what it calls."""
+    statements = ((path, node) for path, tree in sources.items() for node in ast.walk(tree))
+    imports = [
+        (path, node)
+        for path, node in statements
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("evergreen.training")
+        if any(alias.name == _EXPORT for alias in node.names)
+    ]
+    if not imports or settings().training_backend != "process":  # an image has packages of its own
+        return
+    trainer = settings().trainer
+    command = [
+        str(trainer),
+        "-c",
+        f"from importlib.util import find_spec; print(*map(find_spec, {[*_EXPORTERS]}), sep='\\n')",
+    ]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_PYTHON_TIMEOUT_S, check=True)
+        missing = [name for name, spec in zip(_EXPORTERS, answer.stdout.splitlines(), strict=True) if spec == "None"]
+    except (OSError, subprocess.SubprocessError, ValueError):  # `evergreen doctor` says what is wrong with it
+        return
+    if missing:
+        path, statement = imports[0]
+        problem = f"{_EXPORT} needs {' and '.join(_EXPORTERS[name] for name in missing)}, which {trainer} does not have"
+        fix = f"{trainer} -m pip install {' '.join(_EXPORTERS[name] for name in missing)}"
+        yield ModelFault(path, statement.lineno, "", problem, fix)
 
 
 def _missing_import(path: Path, statement: ast.ImportFrom, target: Path) -> ModelFault:

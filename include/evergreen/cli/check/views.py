@@ -28,7 +28,15 @@ from evergreen.errors import EvergreenError, Fault, SpecError
 from evergreen.features import definitions as feature_definitions
 from evergreen.lake.datasets import PERIOD_COLUMN
 from evergreen.settings import settings
-from evergreen.spec.gates import DAY_CLUSTER, BaselineGate, BySliceGate, FairnessGate
+from evergreen.spec.gates import (
+    DAY_CLUSTER,
+    PRIOR_BASELINE,
+    BaselineGate,
+    BySliceGate,
+    CustomGate,
+    FairnessGate,
+    MetricGate,
+)
 from evergreen.spec.loader import SPEC_FILE, model_folder
 from evergreen.spec.model import FeatureSpec, ModelSpec
 
@@ -39,7 +47,6 @@ _STORE_FILE = "feature_store.yaml"
 _EVENT_TIME, _LABEL, _LABEL_TIME = "event_timestamp", "label", "label_known_at"
 _ADDED_COLUMNS = ("day", PERIOD_COLUMN, _LABEL)
 """Columns of a holdout that Evergreen adds to those of the spine and the features."""
-_PRIOR = "prior"
 _PLAIN_NAME = re.compile(r"\w+")
 
 
@@ -232,6 +239,7 @@ def _declared_column_faults(spec: FeatureSpec, declared: Definitions, built: Bui
     """Yield features and keys that Feast declares, and that `features.py` does not build."""
     spine = built.columns.get(spec.spine)
     missing_keys = set()
+    reported: set[tuple[int, str]] = set()  # one line may declare a feature of many views
     for view in declared.views.values():
         names = built.columns.get(view.batch_source.name) if view.batch_source else None
         keys = declared.keys(view)
@@ -241,7 +249,9 @@ def _declared_column_faults(spec: FeatureSpec, declared: Definitions, built: Bui
                 problem = f"declares {column!r}, and features.py builds {join_names(names)}"
                 line = locate_text(declared.file, column) or declared.line(view)
                 fix = suggest(column, names, "build the column, or remove it here")
-                yield ModelFault(declared.file, line, f"view {view.name}", problem, fix)
+                if line is None or (line, column) not in reported:
+                    yield ModelFault(declared.file, line, f"view {view.name}", problem, fix)
+                reported |= {(line, column)} if line else set()
     for service in declared.services.values() if spine else ():
         for projection in service.feature_view_projections:
             keys = declared.keys(declared.views[projection.name]) if projection.name in declared.views else []
@@ -301,6 +311,8 @@ def find_input_faults(
             for name in set(names) & set(features):
                 problem = f"{name!r} is also the name of a feature of the service {model.feature_service}"
                 yield spec_fault(model, field, problem, "rename the column of the spine")
+    if features is not None:
+        yield from _input_group_faults(model, [*model.request_columns, *features])
     columns = [*(spine or ()), *_ADDED_COLUMNS, *(features or ())]
     if spine is not None:
         if model.label != _LABEL and _LABEL in spine:
@@ -309,16 +321,45 @@ def find_input_faults(
         yield from _spine_faults(model, spec, spine)
     if features is not None:
         for number, gate in enumerate(model.gates):
-            if isinstance(gate, BaselineGate) and gate.baseline != _PRIOR:
+            if isinstance(gate, BaselineGate) and gate.baseline != PRIOR_BASELINE:
                 yield from _holdout_faults(model, gate.baseline, f"gates.{number}.baseline", columns, spine is not None)
+            if isinstance(gate, CustomGate | MetricGate):
+                for place, name in enumerate(gate.columns):
+                    field = f"gates.{number}.columns.{place}"
+                    yield from _holdout_faults(model, name, field, columns, spine is not None)
             if isinstance(gate, BySliceGate | FairnessGate):
                 yield from _holdout_faults(model, gate.group_by, f"gates.{number}.group_by", columns, spine is not None)
+
+
+def _input_group_faults(model: ModelSpec, inputs: Sequence[str]) -> Iterator[ModelFault]:
+    """Yield members of `input_groups` that are no input and no view of one, and inputs that are in two groups."""
+    views = dict.fromkeys(name.partition("__")[0] for name in inputs if "__" in name)
+    groups: dict[str, str] = {}
+    for group, members in model.input_groups.items():
+        for number, member in enumerate(members):
+            field = f"input_groups.{group}.{number}"
+            contained = [name for name in inputs if name == member or name.startswith(f"{member}__")]
+            if not contained:
+                problem = f"{member!r} is no input and no view; there are {join_names([*inputs, *views])}"
+                fix = suggest(member, [*inputs, *views], "name an input, or a view for all of its features")
+                yield spec_fault(model, field, problem, fix)
+            if repeated := [name for name in contained if groups.get(name, group) != group]:
+                problem = f"{join_names(repeated)} is in the group {groups[repeated[0]]!r}, too"
+                yield spec_fault(model, field, problem, "an input is in one group at most: remove it from one of them")
+            groups |= dict.fromkeys(contained, group)
 
 
 def _spine_faults(model: ModelSpec, spec: FeatureSpec, spine: Sequence[str]) -> Iterator[ModelFault]:
     named = [("label", model.label)]
     named += [(f"request_columns.{number}", name) for number, name in enumerate(model.request_columns)]
     named += [(f"clusters.{number}", name) for number, name in enumerate(model.clusters) if name != DAY_CLUSTER]
+    if model.score:
+        named += [(f"score.columns.{number}", name) for number, name in enumerate(model.score.columns)]
+    named += [("query", model.query)] if model.query else []
+    named += [("weight", model.weight)] if model.weight else []
+    if model.forecast:
+        named += [(f"forecast.series.{number}", name) for number, name in enumerate(model.forecast.series)]
+        named.append(("forecast.horizon", model.forecast.horizon))
     for field, name in named:
         if name not in spine:
             problem = f"the spine {spec.spine!r} has no column {name!r}; it has {join_names(spine)}"

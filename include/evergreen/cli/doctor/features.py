@@ -27,7 +27,7 @@ def check_features() -> CheckPassed:
         except EvergreenError:
             continue  # as the check of models says
         try:
-            stale = _stale_features_of_next_retrain(model)
+            stale = stale_features_of_next_retrain(model)
         except EvergreenError as error:
             errors.append(str(error))
             continue
@@ -66,7 +66,8 @@ def check_tables() -> CheckPassed:
     return CheckPassed(f"{count} tables, all readable")
 
 
-def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
+def stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
+    """Return which published features the next retrain reads would be made differently now."""
     import_feast()
     from evergreen.feature_store import training_sets
 

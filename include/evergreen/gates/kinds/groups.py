@@ -67,7 +67,7 @@ def _judge_slices(gate: BySliceGate, row_count: int, groups: Mapping[str, Judged
         results.append(SliceResult(name=name, rows=rows.size, is_judged=is_judged, **fields))
     if not large:
         largest = max(part.rows for part in results)
-        classes = " of both classes" if gate.scale.label_type == "binary" else ""
+        classes = " of both classes" if any(rows.label_type == "binary" for rows in groups.values()) else ""
         faults = [
             f"none of {len(results):,} slices by {gate.group_by} has the {gate.min_rows:,} rows{classes} that it takes "
             f"to be judged: the largest has {largest:,}"
@@ -172,11 +172,11 @@ def _split_by_group(rows: JudgedRows, faults: Sequence[str]) -> dict[str, Judged
 
 
 def _has_enough_rows(gate: MetricGate, rows: JudgedRows) -> bool:
-    """Return whether a group is judged: it has the rows and, if needed, two of either class."""
-    if rows.size < gate.min_rows:
+    """Return whether a group is judged: it has the rows and, if needed, two of each class, or labels that differ."""
+    if rows.size < gate.min_rows or not rows.has_metric:
         return False
     ones = rows.count_label_ones()
-    return gate.scale.label_type != "binary" or gate.metric == "positive_rate" or min(ones, rows.size - ones) >= 2
+    return rows.label_type != "binary" or gate.metric == "positive_rate" or min(ones, rows.size - ones) >= 2
 
 
 def _describe_unjudged_slices(slices: Sequence[SliceResult], problem: str) -> str:

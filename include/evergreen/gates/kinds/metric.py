@@ -189,13 +189,21 @@ def compute_custom(gate: CustomGate, evidence: Evidence) -> GateResult:
         rows = evidence.label.rows.count
         text = f"{gate.function} takes all evidence at once, and {rows:,} rows are read in batches"
         raise NotComputedError(f"{text}: take a gate of another kind, or {exact_rows_fix(rows)}")
+    columns = evidence.columns if isinstance(evidence.columns, Mapping) else {}
+    named = {name: columns.get(name, MissingEvidence("it was not collected")) for name in gate.columns}
+    faults = [
+        f"the column {name} is not known: {column.problem}"
+        for name, column in named.items()
+        if isinstance(column, MissingEvidence)
+    ]
+    if faults:
+        raise NotComputedError(*faults)
     with user_code(gate.function):
         result = resolve_name(gate.function)(deepcopy(evidence))
     if not isinstance(result, CustomGateResult):
         returned = type(result).__name__
         raise NotComputedError(f"{gate.function} returned {returned}, not an evergreen.gates.CustomGateResult")
     value, threshold = finite_or_none(result.value), finite_or_none(result.threshold)
-    faults = []
     if not isinstance(result.passed, bool | np.bool_):
         faults.append(f"passed is {result.passed!r}, neither True nor False")
     if value is None:

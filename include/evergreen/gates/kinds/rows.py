@@ -8,18 +8,23 @@ import numpy as np
 
 from evergreen.gates.computation import (
     NO_VALUES,
-    ColumnStats,
+    OutputStats,
+    PredictionStats,
     finite_or_none,
     format_against_limit,
     gate_result,
+    merge_stats,
     no_champion_result,
-    to_float_array,
+    prediction_shape_fault,
+    prediction_stats,
+    to_predictions,
 )
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, StreamedColumn, unlabelled_share
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.streams import iter_numbers
 from evergreen.gates.verdict import GateResult, NotComputedError
-from evergreen.spec.gates import ChurnGate, LabelledGate
+from evergreen.spec.gates import ChurnGate, LabelledGate, gate_kind_problem
+from evergreen.spec.prediction_type import PredictionType
 
 
 def compute_labelled(gate: LabelledGate, evidence: Evidence) -> GateResult:
@@ -54,8 +59,15 @@ def compute_churn(gate: ChurnGate, evidence: Evidence) -> GateResult:
     scorers: dict[str, object] = {"candidate": evidence.candidate}
     if is_known:
         scorers["champion"] = evidence.champion
-    stats, total = _sum_changes(gate, list(scorers.values()))
-    faults = [fault for name, score in zip(scorers, stats, strict=True) for fault in _score_faults(gate, name, score)]
+    prediction = evidence.prediction_type
+    if problem := gate_kind_problem(gate, prediction):
+        raise NotComputedError(problem)
+    stats, total = _sum_changes(gate, list(scorers.values()), prediction)
+    faults = [
+        fault
+        for name, score in zip(scorers, stats, strict=True)
+        for fault in _score_faults(gate, name, score, prediction)
+    ]
     rows = stats[0].size if stats[0] else 0
     if isinstance(evidence.champion, NoChampion):
         if faults:
@@ -71,7 +83,9 @@ def compute_churn(gate: ChurnGate, evidence: Evidence) -> GateResult:
     if value is None:
         raise NotComputedError("the mean difference is not a finite number", rows=rows)
     text = format_against_limit(value, gate.at_most)
-    if gate.cut is None:
+    if prediction and prediction.kind == "multiclass":
+        finding = f"the most probable class differs from the champion's in {int(total):,} rows, a share of {text},"
+    elif gate.cut is None:
         finding = f"predictions differ from the champion's by {text} on average"
     else:
         finding = f"{int(total):,} answers differ from the champion's at {gate.cut:g}, a share of {text},"
@@ -84,35 +98,44 @@ def compute_churn(gate: ChurnGate, evidence: Evidence) -> GateResult:
     )
 
 
-def _sum_changes(gate: ChurnGate, columns: Sequence[object]) -> tuple[list[ColumnStats | None], float]:
-    """Return what is checked of each column (n,), and of two the sum of changes: of answers, or of predictions."""
-    batches: Iterable[list[FloatArray | None]] = [[to_float_array(column) for column in columns]]
+def _sum_changes(
+    gate: ChurnGate, columns: Sequence[object], prediction: PredictionType | None
+) -> tuple[list[PredictionStats | None], float]:
+    """Return what is checked of each column, and of two the sum of changes: of answers, or of predictions."""
+    batches: Iterable[list[FloatArray | None]] = [[to_predictions(column, prediction) for column in columns]]
     if any(isinstance(column, StreamedColumn) for column in columns):
-        batches = map(list[FloatArray | None], iter_numbers(*columns))
-    stats: list[ColumnStats | None] = [NO_VALUES] * len(columns)
+        batches = map(list[FloatArray | None], iter_numbers(*columns, prediction=prediction))
+    stats: list[PredictionStats | None] = [NO_VALUES] * len(columns)
     total = 0.0
     for arrays in batches:
         stats = [
-            None if score is None or array is None else score | ColumnStats.from_array(array)
+            None if score is None or array is None else merge_stats(score, prediction_stats(array))
             for score, array in zip(stats, arrays, strict=True)
         ]
         candidate, champion = arrays[0], arrays[-1]
         if candidate is None or champion is None or candidate.size != champion.size:
             continue
         with np.errstate(over="ignore", invalid="ignore"):
-            if gate.cut is None:
+            if prediction and prediction.kind == "multiclass":
+                total += int(np.count_nonzero(candidate.argmax(axis=1) != champion.argmax(axis=1)))
+            elif candidate.ndim == 2:
+                total += float(np.abs(candidate - champion).mean(axis=1).sum())
+            elif gate.cut is None:
                 total += float(np.abs(candidate - champion).sum())
             else:
                 total += int(np.count_nonzero((candidate >= gate.cut) != (champion >= gate.cut)))
     return stats, total
 
 
-def _score_faults(gate: ChurnGate, scorer: str, score: ColumnStats | None) -> list[str]:
+def _score_faults(
+    gate: ChurnGate, scorer: str, score: PredictionStats | None, prediction: PredictionType | None
+) -> list[str]:
     if score is None:
-        return [f"the {scorer}'s scores are not one row of numbers"]
+        return [prediction_shape_fault(scorer, prediction)]
     faults = []
     if score.size < gate.min_rows:
         faults.append(f"{score.size:,} rows are too few, at least {gate.min_rows:,} are needed")
-    if score.infinite:
-        faults.append(f"{score.infinite:,} of the {scorer}'s {score.size:,} scores are NaN or infinite")
+    columns = score.columns if isinstance(score, OutputStats) else [score]
+    if infinite := max(column.infinite for column in columns):
+        faults.append(f"{infinite:,} of the {scorer}'s {score.size:,} scores are NaN or infinite")
     return faults

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from difflib import SequenceMatcher
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,9 @@ from evergreen.gates.computation import (
     finite_or_none,
     format_against_limit,
     gate_result,
+    prediction_shape_fault,
     to_float_array,
+    to_predictions,
 )
 from evergreen.gates.evidence import (
     ColumnTypes,
@@ -29,9 +33,10 @@ from evergreen.gates.evidence import (
 )
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.score_bins import DECILES, MetricValue, binned_distance, binned_stability_index
-from evergreen.gates.streams import count_scores, scan_scores
+from evergreen.gates.streams import count_scores, scan_scores, select_output
 from evergreen.gates.verdict import GateResult, NotComputedError
 from evergreen.spec.gates import DAY_CLUSTER, OnlineEqualsOfflineGate, PredictionDriftGate, ServingGate, SignatureGate
+from evergreen.spec.prediction_type import PredictionType
 
 _HOLDOUT, _RECENT = "predictions for the holdout", "predictions for the most recent day"
 
@@ -118,22 +123,45 @@ def compute_online_equals_offline(gate: OnlineEqualsOfflineGate, evidence: Evide
     sample = evidence.online_sample
     if isinstance(sample, MissingEvidence):
         raise NotComputedError(f"the online store was not compared with the offline one: {sample.problem}")
-    if not isinstance(sample, OnlineSample) or not (_is_count(sample.value_count) and _is_count(sample.mismatch_count)):
+    if not isinstance(sample, OnlineSample) or not all(
+        map(_is_count, (sample.value_count, sample.mismatch_count, sample.expired_count, sample.changed_count))
+    ):
         raise NotComputedError("the comparison of the online store with the offline one has no counts")
-    values, mismatches = int(sample.value_count), int(sample.mismatch_count)
+    values, mismatches, example = int(sample.value_count), int(sample.mismatch_count), sample.first_mismatch
     if not values:
         raise NotComputedError("no feature value was compared: nothing is known of the online store")
-    if mismatches > values:
-        fault = f"{mismatches:,} of {values:,} compared feature values differ, more than were compared"
-        raise NotComputedError(fault, rows=values)
+    expired, changed = int(sample.expired_count), int(sample.changed_count)
+    if mismatches + expired > values or changed > expired:
+        counts = f"{mismatches:,} different, {expired:,} expired and {changed:,} changed ones"
+        raise NotComputedError(
+            f"{counts} of {values:,} compared feature values are more than were compared", rows=values
+        )
+    if gate.expired == "differ":
+        mismatches, example = mismatches + expired, example or _expired_advice(sample.first_expired)
+    elif gate.expired == "last_value":
+        mismatches, example = mismatches + changed, example or sample.first_changed
     share = mismatches / values
     reason = f"{mismatches:,} of {values:,} feature values differ online from offline"
     if mismatches:
         reason += f", a share of {format_against_limit(share, gate.at_most)}"
     reason += f" (at most {gate.at_most:g} is allowed)"
-    if mismatches and sample.first_mismatch:
-        reason += f"; the first: {sample.first_mismatch}"
+    if sample.moment:
+        reason += f", for {sample.moment}"
+    if expired:
+        rule = {"differ": "differ", "missing": "the server leaves out", "last_value": "may be served"}[gate.expired]
+        reason += f"; {expired:,} older than the ttl of their view {rule}"
+    if mismatches and example:
+        reason += f"; the first: {example}"
     return gate_result(gate, passed=share <= gate.at_most, candidate=share, rows=values, reason=reason)
+
+
+def _expired_advice(description: str) -> str:
+    if not description:
+        return ""
+    return (
+        f"{description}; say by `expired` of this gate whether the server leaves such a value out ('missing') or "
+        "serves it on purpose ('last_value')"
+    )
 
 
 def _is_count(number: object) -> bool:
@@ -145,7 +173,11 @@ def compute_prediction_drift(gate: PredictionDriftGate, evidence: Evidence) -> G
 
     The reason also states how far the days of the holdout lie from one another: without drift, the recent day is one
     more of them. It does not change the outcome.
+
+    Of several numbers per row, such as the probabilities of classes, each is compared, and the largest drift decides.
     """
+    if evidence.prediction_type and evidence.prediction_type.outputs:
+        return _compute_largest_drift(gate, evidence, evidence.prediction_type)
     if any(isinstance(column, StreamedColumn) for column in (evidence.candidate, evidence.recent_predictions)):
         return _compute_streamed_drift(gate, evidence)
     holdout = to_float_array(evidence.candidate)
@@ -163,6 +195,46 @@ def compute_prediction_drift(gate: PredictionDriftGate, evidence: Evidence) -> G
     drift = MetricValue(statistic(holdout, recent))
     by_day = _describe_daily_drift(statistic, holdout, evidence)
     return _drift_result(gate, drift, holdout.size, recent.size, by_day)
+
+
+def _compute_largest_drift(gate: PredictionDriftGate, evidence: Evidence, prediction: PredictionType) -> GateResult:
+    """Return the result of the output with the largest drift, which is named."""
+    columns: list[Any] = []
+    for column in (evidence.candidate, evidence.recent_predictions):
+        if not isinstance(column, StreamedColumn | MissingEvidence):
+            predictions = to_predictions(column, prediction)
+            if predictions is None:
+                raise NotComputedError(prediction_shape_fault("candidate", prediction))
+            columns.append(predictions)
+        else:
+            columns.append(column)
+    results = {}
+    for number, output in enumerate(prediction.outputs):
+        candidate = select_output(columns[0], number)
+        recent = columns[1] if isinstance(columns[1], MissingEvidence) else select_output(columns[1], number)
+        if _are_one_value(candidate, recent):  # such as 0, of a class that is hardly ever predicted
+            continue
+        single = replace(evidence, candidate=candidate, recent_predictions=recent, prediction_type=None)
+        try:
+            results[output] = compute_prediction_drift(gate, single)
+        except NotComputedError as error:
+            if isinstance(evidence.recent_predictions, MissingEvidence):
+                raise  # the same for each
+            raise NotComputedError(f"{output}: {error}", **error.fields) from None
+    if not results:
+        raise NotComputedError("all predictions are the same: a constant has no distribution")
+    largest = max(
+        results, key=lambda output: (results[output].outcome == "failed", results[output].candidate or 0.0, output)
+    )
+    noun = "classes" if prediction.kind == "multiclass" else "quantiles"
+    text = f"of {len(results)} {noun} {largest} differs most: {results[largest].reason}"
+    return results[largest].model_copy(update={"reason": text})
+
+
+def _are_one_value(candidate: Any, recent: Any) -> bool:
+    """Return whether both are in memory, and all numbers of both are the same."""
+    arrays = [column for column in (candidate, recent) if isinstance(column, np.ndarray) and column.size]
+    return len(arrays) == 2 and len({float(limit) for array in arrays for limit in (array.min(), array.max())}) == 1
 
 
 def _drift_result(

@@ -1,4 +1,4 @@
-"""The DAGs of a model: features, retrain, monitor, rollback. A DAG file has those of one model."""
+"""The DAGs of a model: features, retrain, monitor, score, rollback. A DAG file has those of one model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from evergreen.orchestration.dags.features import features_dag
 from evergreen.orchestration.dags.monitor import monitor_dag
 from evergreen.orchestration.dags.retrain import retrain_dag
 from evergreen.orchestration.dags.rollback import rollback_dag
+from evergreen.orchestration.dags.score import score_dag
 from evergreen.spec import loader
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,10 @@ def airflow_dags(model_name: str) -> dict[str, DAG]:
     try:
         model = loader.load_spec(model_name)
         dags = {"retrain": retrain_dag(model), "rollback": rollback_dag(model)}
-        if model.monitors:
+        if model.monitor:
             dags["monitor"] = monitor_dag(model)
+        if model.score:
+            dags["score"] = score_dag(model, model.score)
         if model.builds_features:
             dags["features"] = features_dag(model)
         for dag in dags.values():

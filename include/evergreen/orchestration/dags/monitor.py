@@ -1,33 +1,57 @@
-"""The DAG that lets a challenger prove itself on later days, then promotes it or withdraws it.
+"""The DAG that looks after promotion: at the champion's data, and at a challenger that may replace it.
 
-`plan → examples → evaluate → judge → (approve) → conclude`
+`plan → watch → measure → (request_retrain)`, and beside it `plan → examples → evaluate → judge → (approve) → conclude`
 
-A candidate that no gate rejects, but that cannot prove itself on its holdout yet, is the challenger. As the labels of
-later days become known, this DAG compares it with the champion again, on all days so far. Neither has learned from any
-of them.
+**The champion's data.** `watch` publishes histograms of the inputs of each period that the champion has not learned
+from, and of its batch predictions, and compares days with those of the data that it was made from. Its log, `evergreen
+status` and the monitoring report name alarms: a *break*, on the first day of a column that is gone, frozen, or has
+another unit; or a *drift*, of some columns by what days usually differ by. There is at most one false alarm per model
+and year, in expectation. An alarm changes nothing by itself. If `retrain_on` in the spec names its kind,
+`request_retrain` starts a run of the retrain DAG: once for an alarm, and again after a cooldown if it is still open.
+When that task is skipped, its log says why: no alarm is open, or cooldown, budget, a pause of training, or features
+that are not published hold it back.
+
+**The champion's performance.** `measure` measures periods whose labels have matured, by what was predicted then, and
+compares days with those of the holdout that the champion was judged on: the alarm is called *performance*. Periods
+whose labels come late or are corrected are measured again, which the monitoring report lists. It begins with none after
+ten minutes: the next runs measure the others. If it fails, `request_retrain` acts on the alarms that are known, and the
+next run measures what it did not.
+
+**A challenger.** A candidate that no gate rejects, but that cannot prove itself on its holdout yet, is the challenger.
+As the labels of later days become known, this DAG compares it with the champion again, on all days so far. Neither has
+learned from any of them.
 
 **A new DAG is paused.** Unpause it together with the retrain DAG: until then, a challenger gathers no evidence, and the
 retrain DAG trains no other candidate.
 
-**When a run ends after `plan`,** there is no challenger, or too few days are new since the last look. Its log says
-which.
+**When all but `watch` and `measure` is skipped,** there is no challenger, or too few days are new since the last look.
+The log of `plan` says which.
 
 **When `conclude` is skipped,** the champion stays, and the log says why: the challenger needs more days, its promotion
 waits for the end of a freeze or a cooldown, or it was withdrawn. The button *Gate report* on `judge` opens the evidence
 so far.
 
-**A backfill tells what was seen then:** `judge` logs the verdict that a look would have had then. Nothing is
-recorded or promoted.
+**A backfill tells what was seen then:** `judge` logs the verdict that a look would have had then, and `watch` and
+`measure` the alarms that the periods until then would have raised, with today's champion and the labels that were known
+then. Nothing is recorded or promoted, and no retrain is asked for.
 
-**Running it again** is always safe: a look is recorded once.
+**Running it again** is always safe: a look, and an alarm, is recorded once.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from typing import Any
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, get_current_context, task
+from airflow.sdk import (
+    DAG,
+    AssetOrTimeSchedule,
+    BaseOperatorLink,
+    CronDataIntervalTimetable,
+    get_current_context,
+    task,
+)
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen.errors import PromotionRefusedError
@@ -40,9 +64,10 @@ from evergreen.orchestration.dag_run import (
     period_param,
     requester,
     skip_tasks,
+    trigger_dag_run,
 )
 from evergreen.orchestration.dags.features import features_asset
-from evergreen.orchestration.dags.retrain import GateReportLink, request_approval
+from evergreen.orchestration.dags.retrain import REQUEST_PARAM, GateReportLink, request_approval
 from evergreen.orchestration.handover import JudgedVerdict, LookPlan, ScoredLook, XCom
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
@@ -75,6 +100,8 @@ def monitor_dag(model: ModelSpec) -> DAG:
         },
     ) as dag:
         planned = plan(model.name)
+        watched = watch(model.name, planned)
+        dag.get_task("watch").operator_extra_links = (MonitoringReportLink(),)
         published = examples(model.name, planned)
         evaluated = evaluate(model.name, planned, published)
         judged = judge(model.name, planned, evaluated)
@@ -85,6 +112,10 @@ def monitor_dag(model: ModelSpec) -> DAG:
             approved = request_approval(model.name, model.approval, judged, version)
         concluded = conclude(model.name, planned, judged, approved)
 
+        measured = measure(model.name, watched)
+        planned >> watched >> measured
+        if model.retrain_on.alarms:
+            measured >> request_retrain(model.name, watched)
         planned >> published >> evaluated >> judged >> concluded
         if approved is not None:
             judged >> approved >> concluded
@@ -147,6 +178,97 @@ def plan(name: str) -> XCom:
         is_over = challengers.withdrawal_reason(state, model, window.end) is not None
         return skip_tasks(context, look_plan.dump(), look_tasks if is_over else (*_LOOK_TASKS, *acts))
     return look_plan.dump()
+
+
+@task
+def watch(name: str, plan: XCom) -> XCom:
+    """Publish what is new of the champion's data, and what that shows; hand the plan on."""
+    from evergreen.monitoring import service
+
+    model, look_plan = loader.load_spec(name), LookPlan.load(plan)
+    is_backfill = look_plan.run_reason is RunReason.BACKFILL
+    if is_backfill:
+        record = service.preview_record(model, look_plan.end)
+    else:
+        record = service.monitor_periods(model, look_plan.end, dag_run_name(get_current_context()))
+    if record is None:
+        raise AirflowSkipException(f"{name} has no champion: there is nothing to compare with")
+    if is_backfill:
+        log.info("nothing is recorded: this is what was known at the start of %s", look_plan.end)
+    for problem in record.problems:
+        log.warning("%s", problem)
+    for alarm in record.open_alarms:
+        log.warning("ALARM %s", alarm.describe())
+    log.info(
+        "version %s: %s periods from %s on, %s alarms, %s of them open",
+        record.champion_version,
+        record.periods,
+        record.as_of,
+        len(record.alarms),
+        len(record.open_alarms),
+    )
+    return plan
+
+
+# The next run measures what this one does not, and alarms of data wait for it.
+@task(retries=1)
+def measure(name: str, plan: XCom) -> None:
+    """Publish how the champion does in periods whose labels have matured, and what that shows."""
+    from evergreen.monitoring import service
+
+    model, look_plan = loader.load_spec(name), LookPlan.load(plan)
+    if look_plan.run_reason is RunReason.BACKFILL:
+        record = service.preview_record(model, look_plan.end, with_performance=True)
+    else:
+        record = service.measure_performance(model, look_plan.end, dag_run_name(get_current_context()))
+    if record is None:
+        raise AirflowSkipException(f"{name} has no champion any more")
+    for problem in record.problems:
+        log.warning("%s", problem)
+    for metric in record.performance:
+        values = (metric.gate, metric.mean, metric.low, metric.high, metric.days, metric.holdout)
+        log.info("%s on matured labels: %s (%s – %s), %s days; on the holdout %s", *values)
+    for alarm in record.open_alarms:
+        if alarm.rule == "performance":
+            log.warning("ALARM %s", alarm.describe())
+
+
+# Its upstream tasks are `watch`, which has to succeed, and `measure`, which may fail: an alarm of data is acted on
+# nevertheless. So it gets the plan from `watch`: `plan` would be a third one, whose success would be enough.
+@task(trigger_rule="all_done_min_one_success")
+def request_retrain(name: str, plan: XCom) -> str:
+    """Start the run of the retrain DAG that open alarms ask for, if the spec lets them; return its id."""
+    from evergreen import ledger
+    from evergreen.features.inputs import published_periods
+    from evergreen.ledger import RetrainRefused
+    from evergreen.monitoring.record import read_record
+    from evergreen.promotion import retraining
+
+    context, model, look_plan = get_current_context(), loader.load_spec(name), LookPlan.load(plan)
+    if look_plan.run_reason is RunReason.BACKFILL:
+        raise AirflowSkipException("a backfill asks for no retrain")
+    champion = ledger.read_state(name).champion_content
+    record = read_record(name, champion) if champion else None
+    if record is None:
+        raise AirflowSkipException(f"nothing is known of the data of the champion of {name}")
+    published = set(published_periods(model, look_plan.start))
+    unpublished = [period for period in look_plan.window().periods if period not in published]
+    entry = retraining.request_retrain(model, record, look_plan.end, unpublished, actor=dag_run_name(context))
+    state = ledger.read_state(name)
+    if entry and isinstance(entry.event, RetrainRefused):
+        log.warning("open alarms do not ask for a retrain: %s", entry.event.reason)
+    request = retraining.find_pending_request(state, model, look_plan.end)
+    if request is None:
+        raise AirflowSkipException(
+            f"no alarm asks for a retrain: as of {look_plan.end}, {len(record.open_alarms)} of version "
+            f"{record.champion_version} are open"
+        )
+    assert isinstance(request.event, ledger.RetrainRequested)
+    run_id = retraining.retrain_run_id(state, request)
+    conf = {"as_of": request.event.as_of, REQUEST_PARAM: request.number}
+    is_new = trigger_dag_run(f"{name}.retrain", run_id, conf)
+    log.info("%s: run %s of %s.retrain %s", request.event.cause, run_id, name, "starts" if is_new else "exists")
+    return run_id
 
 
 @task
@@ -240,3 +362,12 @@ def conclude(name: str, plan: XCom, judge_output: XCom, approval_output: XCom) -
         raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {blocker}")
     log.info("%s version %s is champion", name, version)
     return version
+
+
+class MonitoringReportLink(BaseOperatorLink):
+    """Opens the monitoring report of the champion (`evergreen.plugin.verdicts`)."""
+
+    name = "Monitoring report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow passes it by name
+        return f"/evergreen/{ti_key.dag_id}/monitoring"

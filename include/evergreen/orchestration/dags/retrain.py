@@ -22,13 +22,19 @@ champion.
 
 **When a run ends after `materialize`,** the model is frozen or cooling down, or a challenger gathers evidence, and the
 log of `plan` says why and until when. Nothing is trained or compared meanwhile, unless the spec says
-`keep_candidates_ready`, or lets later candidates replace the challenger. The online store stays fresh.
+`keep_candidates_ready`, or lets later candidates replace the challenger. The online store stays fresh. With
+`schedule=False` in `retrain_on`, all scheduled runs end there once there is a champion.
+
+**A run whose id begins with `alarm__`** was asked for by open alarms of the champion's data: `retrain_on` in the spec.
+The log of `plan`, the gate report, the ledger and the tags in MLflow say which.
 
 **When `plan` fails with `StaleFeaturesError`,** features were made by other code, parameters or registers than they
 would be now: its log names the periods and what differs. Build them again by the features DAG, then clear the run.
 With `stale_features="rebuild"` in the model's spec the task `rebuild` does that.
 
 **When `training_set` fails,** periods of features are missing; the log names them. Run the features DAG for them.
+
+**When a deadline is missed,** the run has taken longer than `deadline` in the model's spec. It goes on.
 
 **Running it again** is always safe: what is published with the same inputs, code and parameters is reused. A
 candidate is promoted only if its `as_of` is later than the champion's.
@@ -64,6 +70,7 @@ from evergreen.orchestration.dag_run import (
     skip_tasks,
 )
 from evergreen.orchestration.dags.features import features_asset
+from evergreen.orchestration.deadlines import retrain_deadline
 from evergreen.orchestration.handover import (
     EvaluatedCandidate,
     JudgedCandidate,
@@ -79,6 +86,7 @@ from evergreen.spec.model import ApprovalPolicy, ModelSpec
 from evergreen.window import RunReason, resolve_retrain_window
 
 _PROMOTE_PARAM = "promote"  # key of the conf
+REQUEST_PARAM = "request"
 _REBUILD = "rebuild"  # task id
 _DECISION_TASKS = ("materialize", "evaluate", "judge", "register", "promote")
 _TRAINING_TASKS = ("training_set", "train", "backtest", *_DECISION_TASKS[1:])  # all but `rebuild` and `materialize`
@@ -92,6 +100,7 @@ def retrain_dag(model: ModelSpec) -> DAG:
         **dag_kwargs(model, "retrain", "From published features to a promoted champion", __doc__),
         **data_range_kwargs(model),
         schedule=_schedule(model),
+        deadline=retrain_deadline(model),
         on_failure_callback=delete_leftover_pods,
         max_active_runs=1,  # two at once would each judge against a champion that the other replaces
         default_args={
@@ -105,6 +114,11 @@ def retrain_dag(model: ModelSpec) -> DAG:
                 False,
                 type="boolean",
                 description="For a backfill: judge and promote as scheduled runs do, instead of a backtest",
+            ),
+            REQUEST_PARAM: Param(
+                None,
+                type=["null", "integer"],
+                description="Set by the monitor DAG: entry of the ledger in which alarms ask for this run",
             ),
         },
     ) as dag:
@@ -163,19 +177,25 @@ def plan(name: str) -> XCom:
     from evergreen import ledger
     from evergreen.feature_store import training_sets
     from evergreen.features import inputs, staleness
-    from evergreen.promotion import challengers, rules
+    from evergreen.promotion import challengers, retraining
     from evergreen.registry import anchors, versions
 
     context, model = get_current_context(), loader.load_spec(name)
-    spec = feature_spec(model)
+    spec, request = feature_spec(model), context["params"].get(REQUEST_PARAM)
     window = resolve_retrain_window(
-        dag_run_info(context, excluded_conf_keys=(_PROMOTE_PARAM,)),
+        dag_run_info(
+            context,
+            excluded_conf_keys=(_PROMOTE_PARAM, REQUEST_PARAM),
+            cause=retraining.read_cause(name, request) if request else None,
+        ),
         calendar=spec.calendar,
         first_day=spec.first_day,
         last_day=spec.last_day,
         history=model.history,
     )
     log.info("%s: %ss %s until %s", window.run_reason, spec.calendar.unit, window.start, window.end)
+    if window.cause:
+        log.info("alarms ask for this run: %s", window.cause)
     published = inputs.published_manifests(model, training_sets.periods_to_read(model, window))
     stale = staleness.find_stale_features(model, published)
     if stale.periods:
@@ -187,15 +207,16 @@ def plan(name: str) -> XCom:
         end=window.end,
         run_reason=window.run_reason,
         calendar=window.calendar,
+        cause=window.cause,
         promotes=is_backfill and bool(context["params"].get(_PROMOTE_PARAM)),
     )
     if is_backfill and not retrain_plan.promotes:
         _check_features(model, stale)
         return skip_tasks(context, retrain_plan.dump(), _DECISION_TASKS)
     state = ledger.read_state(name)
-    pause = challengers.evidence_wait(state, model, window.end)
-    if not model.keep_candidates_ready:
-        pause = pause or rules.promotion_pause(state, window.end, model.cooldown, spec.calendar)
+    pause = challengers.training_pause(state, model, window.end)
+    if window.run_reason is RunReason.SCHEDULE and not model.retrain_on.schedule and state.champion:
+        pause = "the spec's retrain_on has schedule=False: alarms, new features or a person start a retrain"
     if pause:
         log.info("nothing is trained or compared: %s", pause)
         retrain_plan = retrain_plan.model_copy(update={"pause": pause})
@@ -300,6 +321,7 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
         service.EvaluationContext(
             run=dag_run_name(get_current_context()),
             run_reason=retrain_plan.run_reason,
+            cause=retrain_plan.cause,
             training_set=evaluated.training_set(model),
             candidate=evaluated.candidate(model),
             evaluation=evaluated.evaluation(model),

@@ -13,6 +13,7 @@ from airflow.sdk import BaseOperator
 from evergreen.errors import StaleFeaturesError
 from evergreen.features import inputs, staleness
 from evergreen.features.staleness import StaleFeatures
+from evergreen.orchestration.dag_run import trigger_dag_run
 from evergreen.orchestration.handover import RetrainPlan, XCom
 from evergreen.orchestration.triggers import DagRunsFinishedTrigger
 from evergreen.spec import loader
@@ -60,7 +61,9 @@ class RebuildFeaturesOperator(BaseOperator):
             raise StaleFeaturesError(f"{self.model}: features of {features_dag_id}: {problem}", stale.faults(fix))
         periods = _next_batch(stale, inputs.max_periods_per_run(feature_spec(model)))
         new_run_id = f"rebuild__{context['dag_run'].dag_id}__{periods[0]}__{uuid.uuid4().hex[:12]}"
-        _trigger_dag_run(features_dag_id, new_run_id, periods)
+        # The wait of Airflow's own TriggerDagRunOperator does not end when the run is deleted.
+        conf = {"start": periods[0], "end": periods[-1], "announce": False}
+        trigger_dag_run(features_dag_id, new_run_id, conf)
         log.info("waiting for the run %s of %s: %s", new_run_id, features_dag_id, stale.calendar.describe(periods))
         self.defer(
             trigger=DagRunsFinishedTrigger(features_dag_id, [new_run_id]),
@@ -77,12 +80,3 @@ def _next_batch(stale: StaleFeatures, limit: int) -> list[str]:
     published = {period for period in stale.published if first <= period < end}
     span = takewhile(published.__contains__, calendar.periods_between(first, end))
     return [period for period in span if period in set(stale.periods)]
-
-
-def _trigger_dag_run(dag_id: str, run_id: str, periods: Sequence[str]) -> None:
-    # As Airflow's own TriggerDagRunOperator does, whose wait does not end when the run is deleted.
-    from airflow.sdk.execution_time.comms import TriggerDagRun
-    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-
-    conf = {"start": periods[0], "end": periods[-1], "announce": False}
-    SUPERVISOR_COMMS.send(TriggerDagRun(dag_id=dag_id, run_id=run_id, conf=conf))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from evergreen.cli import app
+from evergreen.cli import app, check
 from evergreen.cli.check import find_model_faults
 from evergreen.cli.check.locations import ModelFault
 from evergreen.settings import settings
@@ -46,6 +46,7 @@ MODEL = ModelSpec(
     clusters=["day", "shop"],
     schedule="0 0 * * 1",
     training_libraries=["pyarrow"],
+    score=dict(columns=["shop", "hour"]),
     gates=[
         dict(kind="threshold", metric="auc", at_least=0.5),
         dict(kind="by_slice", metric="auc", group_by="shop || hour", margin=0.1),
@@ -160,6 +161,30 @@ MISTAKES = {
     "a module that the spec lacks": Mistake(
         MODEL, "from .raw import", "from .rawr import", "No module named 'evergreen_models.shops.rawr'", "'raw'?"
     ),
+    "input of a group": Mistake(
+        MODEL,
+        "    score=",
+        '    input_groups=dict(\n        a=["hour", "habits"],\n        b=["stocks__peices"],\n    ),\n    score=',
+        "'stocks__peices' is no input and no view",
+        "did you mean 'stocks__pieces'?",
+        "stocks__peices",
+    ),
+    "view of a group": Mistake(
+        MODEL,
+        "    score=",
+        '    input_groups=dict(a=["habit"]),\n    score=',
+        "'habit' is no input",
+        "did you mean 'habits'?",
+        "habit",
+    ),
+    "input in two groups": Mistake(
+        MODEL,
+        "    score=",
+        '    input_groups=dict(\n        a=["habits", "hour"],\n        b=["habits__mean_sold"],\n    ),\n    score=',
+        "habits__mean_sold is in the group 'a', too",
+        "remove it from one of them",
+        "habits__mean_sold",
+    ),
     "no name": Mistake(MODEL, 'name="shops",\n    owner', "owner", "field required", "add it", "MODEL = ModelSpec("),
     "name of another folder": Mistake(
         MODEL,
@@ -174,13 +199,31 @@ MISTAKES = {
     "typo in a field of a source": Mistake(
         "shops/raw.py", "nullable=False", "nulable=False", "there is no such field", "did you mean 'nullable'?"
     ),
-    "type of a raw column": Mistake("shops/raw.py", '"int64"', '"int"', "'int' is no type of a column", "'int"),
+    "type of a raw column": Mistake("shops/raw.py", '"int64"', '"int"', "'int' is no type of a column", "write int64"),
     "kind of a gate": Mistake(MODEL, '"threshold"', '"treshold"', "is no kind of gate", "did you mean 'threshold'?"),
     "metric of a gate": Mistake(
         MODEL, 'metric="brier"', 'metric="brierr"', "metric 'brierr' is none of", "did you mean 'brier'?"
     ),
     "metric for other labels": Mistake(
         MODEL, 'metric="brier"', 'metric="mae"', "mae is for labels that are amounts or counts", "write one of auc"
+    ),
+    "metric for another kind": Mistake(
+        MODEL, 'metric="brier"', 'metric="macro_f1"', "macro_f1 is a metric of multiclass models", "declare kind="
+    ),
+    "kind without its classes": Mistake(
+        MODEL,
+        'label="sold",',
+        'label="sold", kind="multiclass",',
+        "is missing, and kind is 'multiclass'",
+        "list at least two",
+        "MODEL = ModelSpec(",
+    ),
+    "column of a custom gate": Mistake(
+        MODEL,
+        "rules:is_open",
+        'rules:is_open", columns=["howr"], name="open',
+        "no column 'howr'",
+        "did you mean 'hour'?",
     ),
     "column of a slice": Mistake(
         MODEL, 'group_by="shop",', 'group_by="shopp",', "the holdout has no column 'shopp'", "did you mean 'shop'?"
@@ -207,6 +250,12 @@ MISTAKES = {
     ),
     "request column that is not in the spine": Mistake(
         MODEL, '["hour"]', '["hours"]', "has no column 'hours'", "did you mean 'hour'?"
+    ),
+    "column of predictions that is not in the spine": Mistake(
+        MODEL, '["shop", "hour"]', '["shop", "houre"]', "has no column 'houre'", "did you mean 'hour'?"
+    ),
+    "field of score that does not exist": Mistake(
+        MODEL, "score=dict(columns=", "score=dict(colums=", "there is no such field", "did you mean 'columns'?"
     ),
     "label as an input": Mistake(MODEL, '["hour"]', '["hour", "sold"]', "'sold' is of the label", "remove it"),
     "cluster that is not in the spine": Mistake(
@@ -476,6 +525,20 @@ def test_columns_that_no_source_tells_are_no_faults(root: Path) -> None:
     assert [fault.fix for fault in check_shops()] == ["did you mean 'habits__mean_sold'?"]
 
 
+def test_only_a_build_can_import_what_needs_a_session(root: Path) -> None:
+    window = 'from pyspark.sql import Window\n\nBY_SHOP = Window.partitionBy("shop")\n'
+    imported = "from evergreen_models.shops.features import STOCKS\n"
+    copied = "STOCKS = ('event_timestamp', 'shop', 'pieces')\n"
+    change(root, BUILD, "from evergreen.features import", f"{window}from evergreen.features import")
+    for file in (RULES_FILE, FEAST):
+        change(root, file, imported, copied)
+    assert check_shops() == []
+    change(root, RULES_FILE, copied, imported)
+    [fault] = check_shops()
+    assert fault.file == path_of(root, BUILD)
+    assert fault.fix.startswith("put it into a function")
+
+
 def test_columns_by_a_local_name_are_not_those_of_the_module(root: Path) -> None:
     change(root, FEAST, '"pieces"', '"value"')
     assert [fault.fix for fault in check_shops()] == ["build the column, or remove it here"]
@@ -546,6 +609,17 @@ def test_json_has_file_and_line_of_each_fault(root: Path) -> None:
 
 def names_below(*folders: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*"))
+
+
+def test_bytecode_of_packages_is_kept_and_that_of_models_is_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each check compiles packages again that an installer has not compiled."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    writes: list[bool] = []
+    monkeypatch.setattr(check, "_import_engines", lambda: writes.append(not sys.dont_write_bytecode))
+    assert check_shops() == []
+    assert writes == [True]
+    assert not sys.dont_write_bytecode
+    assert not list(root.rglob("*.pyc"))
 
 
 def test_nothing_is_left_behind(root: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from evergreen.errors import TrainingDataError
+from evergreen.training.rows import TrainingRows
 from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics, compute_column_statistics
 from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, InputColumns
 from support.training_data import CATEGORIES, INPUTS, NUMBERS, table, write
@@ -25,7 +26,7 @@ def input_columns(rows: pa.Table, *inputs: str) -> InputColumns:
 
 def compute(rows: pa.Table, folder: Path, *inputs: str, group_rows: int = 700, min_rows: int = 1) -> ColumnStatistics:
     file = write(rows, folder / "train.parquet", group_rows)
-    return compute_column_statistics(str(file), input_columns(rows, *inputs), min_rows)
+    return compute_column_statistics(TrainingRows(file), input_columns(rows, *inputs), min_rows)
 
 
 def test_statistics_are_those_of_all_rows(tmp_path: Path) -> None:

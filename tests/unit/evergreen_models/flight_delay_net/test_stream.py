@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
+from evergreen.training.rows import TrainingRows, open_training_rows
 from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics, compute_column_statistics
 from evergreen_models.flight_delay_net.columns import InputColumns, RowBatch
 from evergreen_models.flight_delay_net.stream import BatchPlan, BatchStream
-from support.training_data import CATEGORIES, table, write
+from support.training_data import CATEGORIES, net_job, table, write
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +38,7 @@ def columns() -> InputColumns:
 
 @pytest.fixture(scope="module")
 def statistics(train: Path, columns: InputColumns) -> ColumnStatistics:
-    return compute_column_statistics(str(train), columns, min_category_rows=1)
+    return compute_column_statistics(TrainingRows(train), columns, min_category_rows=1)
 
 
 def batch_plan(rank: int = 0, world_size: int = 1, seed: int = 3, batch_rows: int = 256) -> BatchPlan:
@@ -48,7 +49,9 @@ def batch_plan(rank: int = 0, world_size: int = 1, seed: int = 3, batch_rows: in
 def batches(
     train: Path, columns: InputColumns, statistics: ColumnStatistics, plan: BatchPlan, first: int = 0, epochs: int = 1
 ) -> list[RowBatch]:
-    return list(BatchStream(str(train), columns, statistics, plan).batches(first, epochs * plan.steps_per_epoch))
+    return list(
+        BatchStream(TrainingRows(train), columns, statistics, plan).batches(first, epochs * plan.steps_per_epoch)
+    )
 
 
 def row_numbers(batches: list[RowBatch]) -> list[int]:
@@ -88,9 +91,10 @@ def test_rows_equal_those_of_the_file(train: Path, columns: InputColumns, statis
 def test_object_store_gives_the_same_rows(train: Path, columns: InputColumns, statistics: ColumnStatistics) -> None:
     stored = storage.storage_path(f"memory://{train.parent.name}/train.parquet")
     storage.upload(train, stored)
-    assert compute_column_statistics(str(stored), columns, min_category_rows=1) == statistics
-    remote = BatchStream(str(stored), columns, statistics, batch_plan()).batches(0, batch_plan().steps_per_epoch)
-    assert row_numbers(list(remote)) == row_numbers(batches(train, columns, statistics, batch_plan()))
+    with open_training_rows(net_job(train).model_copy(update={"training_data": str(stored)})) as rows:
+        assert compute_column_statistics(rows, columns, min_category_rows=1) == statistics
+        remote = BatchStream(rows, columns, statistics, batch_plan()).batches(0, batch_plan().steps_per_epoch)
+        assert row_numbers(list(remote)) == row_numbers(batches(train, columns, statistics, batch_plan()))
 
 
 def test_order_depends_on_seed_and_epoch(train: Path, columns: InputColumns, statistics: ColumnStatistics) -> None:
@@ -137,7 +141,7 @@ def test_earlier_windows_are_not_decoded(
 def test_closing_early_leaves_no_thread(train: Path, columns: InputColumns, statistics: ColumnStatistics) -> None:
     import threading
 
-    stream = iter(BatchStream(str(train), columns, statistics, batch_plan()).batches(0, 1_000))
+    stream = iter(BatchStream(TrainingRows(train), columns, statistics, batch_plan()).batches(0, 1_000))
     next(stream)
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
@@ -158,18 +162,18 @@ def test_too_few_rows_for_the_processes_are_refused(
     train: Path, columns: InputColumns, statistics: ColumnStatistics
 ) -> None:
     with pytest.raises(TrainingDataError, match="too few for 8 processes"):
-        BatchStream(str(train), columns, statistics, batch_plan(0, 8, batch_rows=4))
+        BatchStream(TrainingRows(train), columns, statistics, batch_plan(0, 8, batch_rows=4))
 
 
 def test_memory_depends_on_the_window_not_the_file(tmp_path: Path, columns: InputColumns) -> None:
     groups, rows = 100, 10_000
     file = write(table(groups * rows), tmp_path / "train.parquet", rows)
-    file_statistics = compute_column_statistics(str(file), columns, min_category_rows=1)
+    file_statistics = compute_column_statistics(TrainingRows(file), columns, min_category_rows=1)
     plan = BatchPlan((rows,) * groups, batch_rows=1_000, shuffle_rows=2 * rows, seed=3)
     gc.collect()
     arrow, highest = pa.total_allocated_bytes(), 0
     tracemalloc.start()
-    for _ in BatchStream(str(file), columns, file_statistics, plan).batches(0, plan.steps_per_epoch):
+    for _ in BatchStream(TrainingRows(file), columns, file_statistics, plan).batches(0, plan.steps_per_epoch):
         highest = max(highest, pa.total_allocated_bytes() - arrow)
     arrays = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

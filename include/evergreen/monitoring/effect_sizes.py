@@ -1,0 +1,112 @@
+"""How far a histogram is from that of the reference.
+
+These are effect sizes, no p-values: with a million rows, any difference has one of nearly 0, whether or not it matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evergreen.monitoring.histograms import Counts
+
+FloatValues = NDArray[np.float64]
+
+_PSEUDO_ROWS = 0.5  # a bin, so that an empty one gives a finite PSI: as many as Jeffreys' prior of a multinomial has
+_MIN_EXPECTED_ROWS = 5  # in a bin, for the distribution of χ² to be near (Cochran 1954)
+
+
+def population_stability_index(counts: Counts, reference: Counts) -> FloatValues:
+    """Return the PSI, Σ (p − q) ln(p / q) over bins, of histograms with the same bins; NaN where one is empty.
+
+    It is the symmetric divergence of Jeffreys (1946), J = KL(p‖q) + KL(q‖p). Banks read 0.1 as a shift to look at and
+    0.25 as a major one (Siddiqi, Credit Risk Scorecards, 2006). The pseudo-rows of `counts` are distributed as the
+    reference: so a bin that is empty in both adds nothing, however few rows `counts` has.
+
+    Args:
+        counts: of shape (…, bins).
+        reference: of shape (bins,).
+    """
+    q = (reference + _PSEUDO_ROWS) / (reference.sum() + _PSEUDO_ROWS * len(reference))
+    pseudo_rows = _PSEUDO_ROWS * len(reference)
+    p = (counts + pseudo_rows * q) / (counts.sum(axis=-1, keepdims=True) + pseudo_rows)
+    index = ((p - q) * np.log(p / q)).sum(axis=-1)
+    return np.where((counts.sum(axis=-1) > 0) & (reference.sum() > 0), index, np.nan)
+
+
+def root_psi(counts: Counts, reference: Counts, usual_rows: float) -> tuple[FloatValues, FloatValues]:
+    """Return √PSI of days without what their number of rows explains, and its variance by that number alone.
+
+    Of rows that are drawn from the reference, the PSI is that of (1/n + 1/N) χ² with one degree of freedom less than
+    there are bins (Yurdakul, Statistical Properties of Population Stability Index, 2018): its mean depends on the
+    number n of rows. So it is subtracted. What is left has either sign, and so has its root: thus it is 0 in the mean,
+    whatever n.
+
+    Both are of shape (days,), and NaN for days with less than five rows a bin.
+
+    Args:
+        counts: of shape (days, bins).
+        reference: of shape (bins,).
+        usual_rows: of a day. Bins in which these let expect less than five rows are taken together.
+    """
+    is_rare = reference * usual_rows < _MIN_EXPECTED_ROWS * reference.sum()
+    counts = np.hstack([counts[:, ~is_rare], counts[:, is_rare].sum(axis=1, keepdims=True)])
+    reference = np.append(reference[~is_rare], reference[is_rare].sum())
+    rows, bins = counts.sum(axis=1), int((reference > 0).sum())
+    scale = 1 / np.maximum(rows, 1) + 1 / max(reference.sum(), 1)
+    excess = population_stability_index(counts, reference) - (bins - 1) * scale
+    excess[rows < _MIN_EXPECTED_ROWS * bins] = np.nan
+    # The mean square of the root is the mean of |excess|, which the standard deviation of χ² bounds.
+    variances = np.where(np.isnan(excess), np.nan, np.sqrt(2 * (bins - 1)) * scale)
+    return np.sign(excess) * np.sqrt(np.abs(excess)), variances
+
+
+def wasserstein_distance(counts: Counts, reference: Counts, bounds: Sequence[float]) -> float:
+    """Return the distance W1 of two histograms of a numeric column, in standard deviations of the reference.
+
+    W1 = ∫ |F − G| (Vallender 1974), with F and G linear between bounds, and what is beyond the outermost bounds at
+    these: so it is a lower bound for values out of the reference's range. 0 if the reference has one value only.
+
+    Args:
+        counts: of shape (len(bounds) + 1,), as in `Histogram`.
+        reference: of the same shape.
+        bounds: as in `ColumnBins`.
+    """
+    edges = np.asarray(bounds, np.float64)
+    centers = np.concatenate(([edges[0]], (edges[1:] + edges[:-1]) / 2, [edges[-1]]))
+    q = reference / max(reference.sum(), 1)
+    mean = float(q @ centers)
+    deviation = float(np.sqrt(q @ (centers - mean) ** 2))
+    if not deviation or not counts.sum():
+        return 0.0
+    difference = np.cumsum(counts / counts.sum())[:-1] - np.cumsum(q)[:-1]  # at each bound
+    lower, upper, widths = difference[:-1], difference[1:], np.diff(edges)
+    # Of a line between two bounds: a trapezoid, or two triangles where it crosses zero.
+    crosses = lower * upper < 0
+    size = np.abs(lower) + np.abs(upper)
+    areas = np.where(crosses, (lower**2 + upper**2) / np.where(size > 0, size, 1), size) / 2
+    return float(areas @ widths / deviation)
+
+
+def mean_rank(counts: Counts, reference: Counts) -> FloatValues:
+    """Return the mean rank of the rows of `counts` in the distribution of the reference, from 0 to 1; NaN without rows.
+
+    The *mean ridit* of Bross (1958): 0.5 if both are alike, and the chance that a row is above one of the reference,
+    ties counted half. A value far away moves it no more than the largest of the reference. Shapes as above.
+    """
+    rows = counts.sum(axis=-1)
+    return np.where(rows > 0, counts @ _ridits(reference) / np.maximum(rows, 1), np.nan)
+
+
+def rank_variance(reference: Counts) -> float:
+    """Return the variance of the rank of one row of the reference; at most 1/12."""
+    q = reference / max(reference.sum(), 1)
+    return float(q @ (_ridits(reference) - 0.5) ** 2)
+
+
+def _ridits(reference: Counts) -> FloatValues:
+    q = reference / max(reference.sum(), 1)
+    ridits: FloatValues = np.cumsum(q) - q / 2
+    return ridits

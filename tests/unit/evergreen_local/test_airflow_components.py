@@ -1,0 +1,82 @@
+"""Components that end are started again; SIGTERM ends all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from evergreen_local.airflow_components import component_commands
+from support.waiting import eventually
+
+pytestmark = pytest.mark.unit
+
+SUPERVISE = """
+import json, os, sys
+from evergreen_local.airflow_components import supervise
+supervise({name: (command, os.environ) for name, command in json.loads(sys.argv[1]).items()})
+"""
+
+
+@pytest.fixture
+def supervised(tmp_path):
+    """Supervise shell scripts; the lines that were printed are in the file `log`."""
+    with (tmp_path / "log").open("w") as log:
+        commands = json.dumps(
+            {
+                "steady": ["sh", "-c", "echo $$ >> steady; exec sleep 60"],
+                "weak": ["sh", "-c", "echo $$ >> weak; [ $(wc -l < weak) -gt 2 ] && exec sleep 60; exit 3"],
+            }
+        )
+        process = subprocess.Popen([sys.executable, "-c", SUPERVISE, commands], cwd=tmp_path, stderr=log)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def started(folder, name):
+    file = folder / name
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
+
+def test_a_component_that_ends_starts_again_after_growing_pauses(supervised, tmp_path):
+    eventually("it starts again", lambda: len(started(tmp_path, "weak")) == 3)
+    assert len(started(tmp_path, "steady")) == 1
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "weak ended with code 3; it starts again in 1 s",
+        "weak ended with code 3; it starts again in 2 s",
+    ]
+
+
+def test_a_killed_component_starts_again_and_sigterm_ends_all(supervised, tmp_path):
+    eventually("both run", lambda: len(started(tmp_path, "steady")) == 1 and len(started(tmp_path, "weak")) == 3)
+    os.kill(started(tmp_path, "steady")[0], signal.SIGKILL)
+    eventually("it starts again", lambda: len(started(tmp_path, "steady")) == 2)
+
+    supervised.terminate()
+    assert supervised.wait(timeout=30) == 0
+    assert not any(psutil.pid_exists(pid) for name in ("steady", "weak") for pid in started(tmp_path, name))
+
+
+def test_sigterm_ends_all_while_one_waits_for_its_restart(supervised, tmp_path):
+    eventually("it starts again", lambda: len(started(tmp_path, "weak")) == 2)
+    supervised.terminate()
+    assert supervised.wait(timeout=30) == 0
+    assert len(started(tmp_path, "weak")) == 2
+    assert not psutil.pid_exists(started(tmp_path, "steady")[0])
+
+
+def test_all_but_the_api_server_wait_a_minute_for_sqlite():
+    environment = {"PATH": "/bin", "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"}
+    commands = component_commands(8793, environment)
+    waits = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "evergreen_local.database_connections.CONNECT_ARGS"}
+    assert {name: own for name, (_, own) in commands.items()} == {
+        "scheduler": environment | waits,
+        "dag-processor": environment | waits,
+        "triggerer": environment | waits,
+        "api-server": environment,
+        "log server": environment,
+    }
