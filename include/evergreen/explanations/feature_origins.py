@@ -130,13 +130,14 @@ def _missing_row(
 ) -> FeatureOrigin:
     """Say when there is a row for the keys, if there is none at an instant."""
     described = " and ".join(f"{name}={value}" for name, value in keys.items()) or "anything"
+    served = f", and is served {definition.served_after.delay} after that is over" if definition.served_after else ""
     for partition, instants in _read_instants(dataset, reversed(partitions), definition, keys):
         if earlier := [time for time in instants if time <= instant]:
             ttl = timedelta(seconds=definition.ttl_seconds)
             period = datasets.partition_period(partition)
             return FeatureOrigin(
                 problem=f"has no row for {described} that holds then: the last one is of {max(earlier).isoformat()}, "
-                f"in {period}, and holds for {ttl}"
+                f"in {period}, and holds for {ttl}{served}"
             )
     for partition, instants in _read_instants(dataset, dataset.partitions(), definition, keys):
         if later := [time for time in instants if time > instant]:
