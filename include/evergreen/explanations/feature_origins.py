@@ -45,9 +45,9 @@ class FeatureOrigin:
 
 
 def newest_instant(inputs: ModelInputs) -> datetime:
-    """Return the event timestamp of the newest row of the model's views in the newest period with rows.
+    """Return from when on the newest row of the model's views counts, in the newest period with rows.
 
-    Without views, that is now.
+    That is its event timestamp, or when it is served if its view declares that. Without views, that is now.
 
     Raises:
         RawDataError: no features are published.
@@ -56,11 +56,11 @@ def newest_instant(inputs: ModelInputs) -> datetime:
         return datetime.now(UTC)
     dataset = _features_dataset(inputs)
     for partition in reversed(dataset.partitions()):
+        period = datasets.partition_period(partition)
         instants = [
-            instant
+            definition.served_after.known_at(period, max(instants)) if definition.served_after else max(instants)
             for definition in inputs.views.values()
             for _, instants in _read_instants(dataset, [partition], definition, {})
-            for instant in instants
         ]
         if instants:
             return max(instants)

@@ -79,6 +79,12 @@ class ServedAfter(Frozen):
         end, later_end = calendar.end(period), calendar.end(calendar.shift(period, 1))
         return ServingInstants(end, end + delay, later_end + delay)
 
+    def known_at(self, period: str, event_timestamp: datetime) -> datetime:
+        """Return from when on a row of a period is served."""
+        instants = self.instants(period)
+        served_at = instants.served_at if event_timestamp < instants.end else instants.later_served_at
+        return max(event_timestamp, served_at)
+
 
 def find_serving_faults(views: Sequence[Any]) -> list[Fault]:
     """Return what Feast's `views` declare about serving and what cannot be."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,10 @@ from hypothesis import strategies as st
 
 from evergreen.feature_store.duckdb_examples import DuckDBExamples
 from evergreen.feature_store.offline_store import RetrievalError, open_scratch_database
+from evergreen.feature_store.repository import open_feature_store
+from evergreen.feature_store.training_sets import TrainingPeriods, example_inputs
 from evergreen.periods import Duration
+from support import ponds as ponds_data
 from support.calendars import DAYS
 from support.examples_contract import (
     ALL,
@@ -28,6 +33,7 @@ from support.examples_contract import (
     spine,
     view,
 )
+from support.small_models import write_small_model
 
 pytestmark = pytest.mark.unit
 
@@ -40,7 +46,7 @@ FEATURE_ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS, FEATURE_ROWS, st.sampled_from(["0h", "12h", "1d"]), st.sampled_from([0, 2, 4]), st.booleans())
 def test_rows_count_when_they_are_served(
     home: Path, request_rows: list, feature_rows: list, delay: str, ttl: int, in_buckets: bool
@@ -81,6 +87,37 @@ def test_rows_count_when_they_are_served(
     assert len(ordered) == len(rows)
     length = Duration.parse(delay).length
     assert joined["rates__v"].to_pylist() == served_values(ordered, features, "a", ttl * HALF_DAY, length)
+
+
+def test_inputs_of_a_training_set_say_when_rows_are_served(
+    home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fingerprint is made of them. Views that declare nothing have the inputs that they had."""
+
+    def view_inputs(served_after: str) -> dict[str, Any]:
+        declared = ponds_data.DEFINITIONS.replace(
+            "feature_source(features, table)", f"feature_source(features, table{served_after})"
+        )
+        model = write_small_model("ponds", tmp_path, monkeypatch, use_models, declared, model=ponds_data.SPEC)
+        open_feature_store.cache_clear()
+        ponds_data.publish(1, 2)
+        window, periods = ponds_data.window(3), TrainingPeriods("2013-01-02", "2013-01-02", "2013-01-03")
+        inputs: dict[str, Any] = example_inputs(model, window, periods, window.periods)["definitions"]["levels"]
+        return inputs
+
+    unset = view_inputs("")
+    assert unset == {
+        "table": "levels",
+        "keys": {"pond": "STRING"},
+        "key_columns": {},
+        "ttl_seconds": 72 * 3600.0,
+        "features": {"level": "DOUBLE"},
+    }
+    declared = {"delay": "6h", "period": "1d", "timezone": ponds_data.ZONE}
+    assert view_inputs(', "6h" if features == "ponds" else None') == unset | {"served_after": declared}
+    assert view_inputs(', "7h" if features == "ponds" else None') == unset | {
+        "served_after": declared | {"delay": "7h"}
+    }
 
 
 def test_only_periods_of_the_lake_are_served(home: Path, tmp_path: Path) -> None:

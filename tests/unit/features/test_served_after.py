@@ -37,6 +37,9 @@ def test_instants_follow_the_calendar() -> None:
     assert end == datetime(2013, 3, 10, 5, tzinfo=UTC)
     assert served_at - end == 6 * HOUR
     assert later_served_at - end == (23 + 6) * HOUR
+    daily = ServedAfter.declare("6h", NEW_YORK)
+    assert daily.known_at("2013-03-09", end - HOUR) == served_at
+    assert daily.known_at("2013-03-09", end) == later_served_at, "it is loaded with the period that it falls in"
     hourly = ServedAfter.declare("0h", HOURS).instants("2013-03-10T06:00Z")
     assert hourly.end == hourly.served_at == hourly.later_served_at - HOUR
 
