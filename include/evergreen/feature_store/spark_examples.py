@@ -278,16 +278,16 @@ class SparkExamples(Examples):
                 self._check_float_key(column)
             keys.append(_Key(self._columns[column], columns[raw[key]], key_type))
         frame = frame.where(reduce(operator.and_, self._reachable(columns[event], request.ttl, keys)))
-        known = []
+        known_us = list[Column]()
         if request.served_after:
             frame = self._add_serving_instants(frame, source.serving_instants(request))
             event_us = _microseconds(columns[event])
             served = F.when(event_us < F.col("served_end"), F.col("served_at")).otherwise(F.col("later_served_at"))
-            known.append(F.greatest(event_us, served).alias("known_us"))
+            known_us.append(F.greatest(event_us, served).alias("known_us"))
         rows = frame.select(
             *(key.typed(key.source).alias(f"key_{i}") for i, key in enumerate(keys)),
             *(F.col(columns[raw[name]]).alias(f"feature_{i}") for i, name in enumerate(request.features)),
-            *known,
+            *known_us,
             _microseconds(columns[event]).alias("event_us"),
             F.coalesce(*(_microseconds(columns[name]) for name in created), F.lit(_FIRST)).alias("created_us"),
             "place",

@@ -42,7 +42,7 @@ def test_a_model_records_only_the_views_that_it_uses() -> None:
     assert INPUTS.find_feature("hour") is None
 
 
-def test_a_definition_says_when_rows_are_served_only_if_it_is_declared() -> None:
+def test_a_definition_says_when_rows_are_served_if_declared() -> None:
     """So fingerprints and recorded inputs of views that declare nothing stay as they are."""
     assert "served_after" not in WEATHER.model_dump()
     declared = WEATHER.model_copy(update={"served_after": SERVED_AFTER})

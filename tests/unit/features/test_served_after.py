@@ -10,12 +10,8 @@ import pytest
 from feast import FeatureView, FileSource
 
 from evergreen.feature_store.repository import feature_source, without_serving_delay
-from evergreen.features.served_after import (
-    ServedAfter,
-    find_serving_faults,
-    find_views_served_late,
-    publication_delays,
-)
+from evergreen.features.observed_serving import find_views_served_late, publication_delays
+from evergreen.features.served_after import ServedAfter, find_serving_faults
 from evergreen.periods import Calendar
 from support import tills
 

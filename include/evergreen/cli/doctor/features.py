@@ -9,7 +9,7 @@ from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.errors import EvergreenError, Fault, TableError
 from evergreen.features import inputs, staleness
 from evergreen.features.definitions import declared_serving
-from evergreen.features.served_after import find_views_served_late, publication_delays
+from evergreen.features.observed_serving import find_views_served_late, publication_delays
 from evergreen.features.staleness import StaleFeatures
 from evergreen.lake.datasets import open_dataset, partition_period
 from evergreen.lake.tables import configured_table_format, read_table_states

@@ -177,9 +177,9 @@ class PlanFeaturesOperator(BaseOperator):
         if plan.build_periods:
             return plan.dump()
         # The run ends here. DAGs that wait for the features may still be started, and the online store loaded.
-        kept = {_ANNOUNCE, _MATERIALIZE} if _should_announce(context, window.run_reason) else set()
+        tasks_to_run = {_ANNOUNCE, _MATERIALIZE} if _should_announce(context, window.run_reason) else set()
         downstream = {relative.task_id for relative in self.get_flat_relatives(upstream=False)}
-        return skip_tasks(context, plan.dump(), sorted(downstream - kept))
+        return skip_tasks(context, plan.dump(), sorted(downstream - tasks_to_run))
 
 
 def _should_announce(context: Any, run_reason: RunReason) -> bool:
