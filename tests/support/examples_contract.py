@@ -227,15 +227,14 @@ class ExamplesContract:
         in_files = sorted(features, key=lambda row: row["day"])
         assert table["none__v"].to_pylist() == latest_values(ordered, in_files, "", None)
 
-    @pytest.mark.parametrize("delay", ["0h", "7h", "30h"])
-    def test_rows_count_when_they_are_served(self, delay: str, engine: Engine, tmp_path: Path) -> None:
+    def test_rows_count_when_they_are_served(self, engine: Engine, tmp_path: Path) -> None:
         """Rows of three days, dated up to a day before and after their own, and requests to the minute of the load."""
         rng, days = np.random.default_rng(69), list(DAYS.periods_between(FIRST_DAY, "2024-03-04"))
-        length = Duration.parse(delay).length
+        delays = ("0h", "7h", "30h")
         midnights = [DAYS.start(day) for day in [*days, "2024-03-04"]]
 
         def moment() -> datetime:
-            edge = midnights[rng.integers(4)] + length * int(rng.integers(2))
+            edge = midnights[rng.integers(4)] + Duration.parse(delays[rng.integers(3)]).length
             around = edge + timedelta(minutes=int(rng.integers(-1, 2)))
             return around if rng.integers(2) else midnights[0] + timedelta(minutes=int(rng.integers(4 * 24 * 60)))
 
@@ -257,18 +256,20 @@ class ExamplesContract:
                 for day in days
             ],
         )
-        path = published.path("rates")
+        path, ttl = published.path("rates"), timedelta(hours=40)
         table = published.read(
             engine,
-            view("pair", path, {"a": String, "b": Int64}, timedelta(hours=40), served_after=delay),
-            view("one", path, {"a": String}, served_after=delay),
-            view("none", path, {}, served_after=delay),
+            view("none", path, {}, served_after="0h"),
+            view("one", path, {"a": String}, served_after="7h"),
+            view("pair", path, {"a": String, "b": Int64}, ttl, served_after="30h"),
             view("dated", path, {"a": String}),
         )
         ordered = [rows[number] for number in table["row"].to_pylist()]
         assert len(ordered) == len(rows)
-        for name, names, ttl in (("pair", "ab", timedelta(hours=40)), ("one", "a", None), ("none", "", None)):
-            assert table[f"{name}__v"].to_pylist() == served_values(ordered, features, names, ttl, length), name
+        cases = ("none", "", None, "0h"), ("one", "a", None, "7h"), ("pair", "ab", ttl, "30h")
+        for name, join_keys, holds, delay in cases:
+            expected = served_values(ordered, features, join_keys, holds, Duration.parse(delay).length)
+            assert table[f"{name}__v"].to_pylist() == expected, name
         assert table["dated__v"].to_pylist() == latest_values(ordered, features, "a", None)
         assert table["dated__v"] != table["one__v"]
 

@@ -32,9 +32,8 @@ def publication_delays(published_at: Mapping[str, datetime], calendar: Calendar)
         if not publications or published_at[period] <= publications[-1][1]:
             publications.append((period, published_at[period]))
     delays = []
-    for (period, instant), (_, instant_before) in pairwise(
-        publications
-    ):  # not the first: it may be the start of a backfill
+    # The oldest one counts for nothing: it may be the start of a backfill.
+    for (period, instant), (_, instant_before) in pairwise(publications):
         start, end = calendar.start(period), calendar.end(period)
         if instant - instant_before >= (end - start) / 2:
             delays.append(instant - end)
@@ -51,7 +50,7 @@ def find_views_served_late(
         delays: How long after the end of their period features were published: see `publication_delays`.
         feature_model: The model folder that declares and publishes them.
 
-    Less than five publications say nothing, nor does one of ten that is late.
+    Fewer than five publications say nothing, and one of ten may be later.
     """
     faults: list[Fault] = []
     if len(delays) < _FEWEST:
