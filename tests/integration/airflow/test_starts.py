@@ -81,6 +81,7 @@ def test_features_by_the_clock(chain: Chain) -> None:
     assert (states["announce"], states["materialize"]) == ("success", "success")
 
 
+@pytest.mark.slow
 def test_a_backfill_builds_in_one_job_and_a_second_nothing(chain: Chain) -> None:
     requested = days(5, 9)
     chain.forget(*requested)
