@@ -95,6 +95,7 @@ def test_the_family_of_every_model(parsed: dict) -> None:
         "check_features",
         "publish",
         "announce",
+        "materialize",
         "report_faults",
     ]
     assert parsed["dags"]["flight_delay.retrain"]["order"] == [

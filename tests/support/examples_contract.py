@@ -19,7 +19,9 @@ from feast.types import Float32, Float64, Int32, Int64, String
 from evergreen.errors import FaultsError
 from evergreen.feature_store.examples import Selection
 from evergreen.feature_store.offline_store import RetrievalError
+from evergreen.features.served_after import ServedAfter
 from evergreen.lake.datasets import Dataset
+from evergreen.periods import Duration
 from support.calendars import DAYS
 
 UTC_US = pa.timestamp("us", "UTC")
@@ -71,6 +73,7 @@ def view(
     v: Any = Int64,
     created: str = "",
     columns: Mapping[str, str] | None = None,
+    served_after: str | None = None,
 ) -> FeatureView:
     """Return a view with the feature `v` over the Parquet file, or the published table, at `path`.
 
@@ -85,6 +88,7 @@ def view(
         timestamp_field="ts",
         created_timestamp_column=created,
         field_mapping=dict(columns or {}),
+        tags=None if served_after is None else ServedAfter.declare(served_after, DAYS).to_tags(),
     )
     return FeatureView(name=name, entities=entities or None, ttl=ttl, schema=schema, source=source)
 
@@ -107,6 +111,28 @@ def latest_values(
                 created = (feature["created"] or datetime.min.replace(tzinfo=UTC)) if by_created else None
                 best = max(best or (feature["ts"], created, place), (feature["ts"], created, place))
         values.append(features[best[2]]["v"] if best else None)
+    return values
+
+
+def served_values(
+    rows: Sequence[Row], features: Sequence[Row], keys: str, ttl: timedelta | None, delay: timedelta
+) -> list[int | None]:
+    """Return `v` of what the online store has for each row, if it gets each `day` of features a `delay` after its end.
+
+    It has the last row, by time, of all days before the newest that it got; as a server with a TTL, it leaves out an
+    old one.
+    """
+    values = []
+    for row in rows:
+        now, best = row["event_timestamp"], None
+        loaded = [end for end in map(DAYS.end, DAYS.periods_between("2024-02-20", "2024-04-20")) if now >= end + delay]
+        for place, feature in enumerate(features):
+            is_loaded = loaded and DAYS.end(feature["day"]) <= loaded[-1] and feature["ts"] < loaded[-1]
+            is_match = all(feature[key] is not None and feature[key] == row[key] for key in keys)
+            if is_loaded and is_match and feature["ts"] <= now:
+                best = max(best or (feature["ts"], place), (feature["ts"], place))
+        is_valid = best and (not ttl or now <= best[0] + ttl)
+        values.append(features[best[1]]["v"] if best and is_valid else None)
     return values
 
 
@@ -200,6 +226,52 @@ class ExamplesContract:
             assert table[f"{name}__v"].to_pylist() == [expected[name][row["row"]] for row in ordered], name
         in_files = sorted(features, key=lambda row: row["day"])
         assert table["none__v"].to_pylist() == latest_values(ordered, in_files, "", None)
+
+    def test_rows_count_when_they_are_served(self, engine: Engine, tmp_path: Path) -> None:
+        """Rows of three days, dated up to a day before and after their own, and requests to the minute of the load."""
+        rng, days = np.random.default_rng(69), list(DAYS.periods_between(FIRST_DAY, "2024-03-04"))
+        delays = ("0h", "7h", "30h")
+        midnights = [DAYS.start(day) for day in [*days, "2024-03-04"]]
+
+        def moment() -> datetime:
+            edge = midnights[rng.integers(4)] + Duration.parse(delays[rng.integers(3)]).length
+            around = edge + timedelta(minutes=int(rng.integers(-1, 2)))
+            return around if rng.integers(2) else midnights[0] + timedelta(minutes=int(rng.integers(4 * 24 * 60)))
+
+        def keys() -> Row:
+            return {"a": ["x", "y", "y", None][rng.integers(4)], "b": [1, 2][rng.integers(2)]}
+
+        rows = [keys() | {"row": number, "event_timestamp": moment()} for number in range(300)]
+        features = [
+            keys() | {"v": number, "day": day, "ts": DAYS.start(day) + timedelta(hours=float(rng.integers(-4, 8) * 6))}
+            for number, day in enumerate(np.sort(rng.choice(days, 120)).tolist())
+        ]
+        published = Published(
+            tmp_path,
+            [
+                {
+                    "spine": spine(rows if day == days[0] else []),
+                    "rates": pa.Table.from_pylist([row for row in features if row["day"] == day], schema=FEATURES),
+                }
+                for day in days
+            ],
+        )
+        path, ttl = published.path("rates"), timedelta(hours=40)
+        table = published.read(
+            engine,
+            view("none", path, {}, served_after="0h"),
+            view("one", path, {"a": String}, served_after="7h"),
+            view("pair", path, {"a": String, "b": Int64}, ttl, served_after="30h"),
+            view("dated", path, {"a": String}),
+        )
+        ordered = [rows[number] for number in table["row"].to_pylist()]
+        assert len(ordered) == len(rows)
+        cases = ("none", "", None, "0h"), ("one", "a", None, "7h"), ("pair", "ab", ttl, "30h")
+        for name, join_keys, holds, delay in cases:
+            expected = served_values(ordered, features, join_keys, holds, Duration.parse(delay).length)
+            assert table[f"{name}__v"].to_pylist() == expected, name
+        assert table["dated__v"].to_pylist() == latest_values(ordered, features, "a", None)
+        assert table["dated__v"] != table["one__v"]
 
     def test_names_of_columns_and_folders_may_be_anything(self, engine: Engine, tmp_path: Path) -> None:
         names = ['key"; --', "row_number", "feature_0", "key_0", "place", "rank", "select", "Ünï `c`.o,d e"]

@@ -33,7 +33,7 @@ from feast.types import UnixTimestamp
 from evergreen.errors import first_line
 from evergreen.feature_store import online_store
 from evergreen.feature_store.online_features import OnlineColumns, OnlineValue, feature_ttls, read_online_values
-from evergreen.feature_store.repository import feast_lock, open_feature_store
+from evergreen.feature_store.repository import feast_lock, open_feature_store, without_serving_delay
 from evergreen.feature_store.training_sets import join_views
 from evergreen.features.inputs import features_dataset, published_manifests, published_periods
 from evergreen.gates.evidence import MissingEvidence, OnlineSample
@@ -304,6 +304,7 @@ def _offline_values(
         time, name = view.batch_source.timestamp_field, projection.name_to_use()
         view.features = [*view.features, Field(name=time, dtype=UnixTimestamp)]
         view.ttl = view.ttl if ttl is None else ttl
+        view.batch_source = without_serving_delay(view.batch_source)  # the store has been given all rows until then
         views.append(view)
         references += [f"{name}:{feature}" for feature in (*(field.name for field in projection.features), time)]
         columns |= {f"{name}__{field.name}": f"{name}__{time}" for field in projection.features}

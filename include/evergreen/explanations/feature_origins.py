@@ -45,9 +45,9 @@ class FeatureOrigin:
 
 
 def newest_instant(inputs: ModelInputs) -> datetime:
-    """Return the event timestamp of the newest row of the model's views in the newest period with rows.
+    """Return from when on the newest row of the model's views counts, in the newest period with rows.
 
-    Without views, that is now.
+    That is its event timestamp, or when it is served if its view declares that. Without views, that is now.
 
     Raises:
         RawDataError: no features are published.
@@ -56,11 +56,11 @@ def newest_instant(inputs: ModelInputs) -> datetime:
         return datetime.now(UTC)
     dataset = _features_dataset(inputs)
     for partition in reversed(dataset.partitions()):
+        period = datasets.partition_period(partition)
         instants = [
-            instant
+            definition.served_after.known_at(period, max(instants)) if definition.served_after else max(instants)
             for definition in inputs.views.values()
             for _, instants in _read_instants(dataset, [partition], definition, {})
-            for instant in instants
         ]
         if instants:
             return max(instants)
@@ -130,13 +130,14 @@ def _missing_row(
 ) -> FeatureOrigin:
     """Say when there is a row for the keys, if there is none at an instant."""
     described = " and ".join(f"{name}={value}" for name, value in keys.items()) or "anything"
+    served = f", and is served {definition.served_after.delay} after that is over" if definition.served_after else ""
     for partition, instants in _read_instants(dataset, reversed(partitions), definition, keys):
         if earlier := [time for time in instants if time <= instant]:
             ttl = timedelta(seconds=definition.ttl_seconds)
             period = datasets.partition_period(partition)
             return FeatureOrigin(
                 problem=f"has no row for {described} that holds then: the last one is of {max(earlier).isoformat()}, "
-                f"in {period}, and holds for {ttl}"
+                f"in {period}, and holds for {ttl}{served}"
             )
     for partition, instants in _read_instants(dataset, dataset.partitions(), definition, keys):
         if later := [time for time in instants if time > instant]:

@@ -16,7 +16,7 @@ from feast.value_type import ValueType
 
 from evergreen.errors import FaultsError, InputsChangedError, MissingInputsError
 from evergreen.feature_store.model_inputs import ModelInputs, ViewDefinition, coarse_type
-from evergreen.feature_store.repository import feature_source, open_feature_store
+from evergreen.feature_store.repository import open_feature_store, table_source
 from evergreen.feature_store.retrieval import restrict_partitions
 from evergreen.feature_store.training_sets import join_views
 from evergreen.lake import datasets
@@ -167,7 +167,11 @@ def view_as_learned(
         entities=keys or None,
         ttl=timedelta(seconds=definition.ttl_seconds),
         schema=[Field(name=column, dtype=from_value_type(ValueType[type_])) for column, type_ in types.items()],
-        source=feature_source(inputs.feature_model, definition.table),
+        source=table_source(
+            inputs.feature_model,
+            definition.table,
+            definition.served_after.to_tags() if definition.served_after else None,
+        ),
     )
     view.projection.join_key_map = dict(definition.key_columns)
     return view

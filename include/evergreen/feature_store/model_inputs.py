@@ -12,6 +12,7 @@ from typing import Any, Self
 import pyarrow as pa
 from pydantic import Field
 
+from evergreen.features.served_after import ServedAfter
 from evergreen.lake import datasets
 from evergreen.spec import Frozen, Name
 from evergreen.spec.prediction_type import PredictionType
@@ -26,6 +27,11 @@ class ViewDefinition(Frozen):
     key_columns: Mapping[str, str] = Field(description="column of the examples, for a join key of another name")
     ttl_seconds: float = Field(ge=0, description="how long a row holds; 0 for ever")
     features: Mapping[str, str] = Field(description="Feast's type of each feature")
+    served_after: ServedAfter | None = Field(
+        None,
+        exclude_if=operator.not_,
+        description="when its rows are in the online store; None: they count from their timestamp on",
+    )
 
     def defines_equally(self, definition: ViewDefinition, feature: str) -> bool:
         """Return whether `feature` has the same values by another definition."""

@@ -14,6 +14,9 @@ It also guarantees four things that the stock store does not:
 * features have the types that Feast declares, whatever those of the files are, and keys are compared as they are: a
   value that would change is an error.
 
+A view whose source is `served_after` a time (`evergreen.features.served_after`) has other rows than in the stock store:
+only those that were in the online store at the entity's timestamp.
+
 Timestamps are compared in microseconds; those without a time zone are UTC. Whole queries are in
 `tests/unit/feature_store/snapshots`.
 """
@@ -53,13 +56,15 @@ from pydantic import PositiveInt, StrictStr
 
 from evergreen.errors import Fault, FaultsError
 from evergreen.feature_store.retrieval import visible_manifests
+from evergreen.features.served_after import ServedAfter, ServingInstants
 from evergreen.features.types import SUPPORTED_TYPES, ColumnCast, common_type_problem
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.ingest.frames import text_as_objects
-from evergreen.lake.datasets import Dataset, Manifest, published_files
+from evergreen.lake.datasets import Dataset, Manifest, find_published_table
 from evergreen.settings import settings
 
 _RETRIEVAL = "Retrieval of historical features"
+_SERVED = "serving_instants_of_files"
 _LIST, _AND = ",\n    ", " AND\n    "
 
 # Of rows with the same event timestamp the greatest wins: the latest created, then the last in the files.
@@ -254,6 +259,7 @@ class ViewRequest:
     columns: list[str]  # names of the features in the result
     types: list[pa.DataType]
     ttl: timedelta | None  # None or zero: no limit
+    served_after: ServedAfter | None = None  # None: rows count from their event timestamp on
 
     @classmethod
     def from_feature_view(cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> ViewRequest:
@@ -274,6 +280,7 @@ class ViewRequest:
             columns=[column_prefix + feature for feature in features],
             types=[feast_value_type_to_pa(value_types[feature]) for feature in features],
             ttl=view.ttl,
+            served_after=ServedAfter.from_tags(view.batch_source.tags),
         )
 
     def raw_names(self, columns: Collection[str]) -> dict[str, str]:
@@ -461,12 +468,14 @@ def _plan_join(
         _check_float_key(con, column, f"key_{i}", entity_types[f"key_{i}"])
         keys_of_both_sides = f"SELECT key_{i} FROM entities UNION ALL SELECT {quote_name(raw[key])} FROM {relation}"
         key_types.append(str(con.sql(keys_of_both_sides).types[0]))
+    if view.served_after:
+        _create_serving_instants(con, files.serving_instants(view))
     first, last = con.sql("SELECT min(entity_ts), max(entity_ts) FROM entities").to_arrow_table().columns
     span = first[0].as_py(), last[0].as_py()
 
     def query(bucket: KeyBucket | None = None) -> str:
         # To rank ties costs up to a third of a join, and most tables have none.
-        ties = con.sql(_ties_query(relation, view, raw, span, key_types, bucket)).fetchall()
+        ties = view.served_after or con.sql(_ties_query(relation, view, raw, span, key_types, bucket)).fetchall()
         parts = relation, view, raw, span, filter_by_created_timestamp, key_types, bucket
         return _asof_join_query(*parts, has_ties=bool(ties))
 
@@ -488,7 +497,8 @@ def _asof_join_query(
     Its result has one row per entity row: row_number, feature_0, …. Only columns in use, and only rows that some entity
     row of the `span` of timestamps can reach, are read from the files. With a `bucket`, it has the rows of its keys
     only, in any order; keys are hashed as `key_types`, as which they are compared. Without ties, no two rows of a key
-    have the same event timestamp, and so none has to be ranked.
+    have the same event timestamp, and so none has to be ranked. Of a view that is `served_after`, it also reads the
+    table of `_create_serving_instants`.
     """
     keys = [f"key_{i}" for i in range(len(view.keys))]
     source = view.source
@@ -499,6 +509,13 @@ def _asof_join_query(
     columns = [f"{quote_name(raw_names[key])} AS key_{i}" for i, key in enumerate(view.keys)]
     columns += [f"{quote_name(raw_names[feature])} AS feature_{i}" for i, feature in enumerate(view.features)]
     columns += [f"{event_ts} AS event_ts", f"CAST({created_ts} AS TIMESTAMPTZ) AS created_ts", _FILE_POSITION]
+    known_from = ["event_ts"]
+    if filter_by_created_timestamp and created_name:
+        known_from.append("created_ts")
+    if view.served_after:
+        known_from.append("served_ts")
+        columns.append(f'CASE WHEN {event_ts} < "served.end" THEN "served.at" ELSE "served.later_at" END AS served_ts')
+        relation = f'{relation}\nJOIN {_SERVED} ON "served.file" = file_index'
     reachable = _reachable_conditions(view, event_ts, span)
     entities, order = "entities", "\nORDER BY row_number"
     if bucket:
@@ -508,12 +525,12 @@ def _asof_join_query(
         reachable.append(_bucket_condition(feature_keys, key_types, bucket))
     feature_rows = f"SELECT {_LIST.join(columns)}\nFROM {relation}\nWHERE {_AND.join(reachable)}"
 
-    if not has_ties and not filter_by_created_timestamp:
+    if len(known_from) > 1:
+        feature_rows, match = _best_known_rows_query(feature_rows, keys, known_from), "entity_ts >= known_at"
+    elif not has_ties and not filter_by_created_timestamp:
         match = "entity_ts >= event_ts"
     elif not created_name:
         match = f"(epoch_us(entity_ts) + 1) * {_MICROSECOND_STRIDE}::HUGEINT > {_PACKED_RANK}"
-    elif filter_by_created_timestamp:
-        feature_rows, match = _best_known_rows_query(feature_rows, keys), "entity_ts >= known_at"
     else:
         # Inside a row, NULL is greater than any value: the upper end of everything at this instant.
         match = f"row(entity_ts, NULL, NULL, NULL) >= {_ROW_RANK}"
@@ -563,16 +580,30 @@ def _bucket_condition(keys: Sequence[str], key_types: Sequence[str], bucket: Key
     return f"hash({typed}) % {bucket.total} = {bucket.number}"
 
 
-def _best_known_rows_query(feature_rows: str, keys: Sequence[str]) -> str:
+def _create_serving_instants(con: duckdb.DuckDBPyConnection, instants: Sequence[ServingInstants]) -> None:
+    """Create the table of the instants from which on the rows of each file of a view are served, by its number."""
+    names = ("end", "at", "later_at")
+    columns = {
+        f"served.{name}": pa.array(column, pa.timestamp("us", "UTC"))
+        for name, column in zip(names, zip(*instants, strict=True), strict=True)
+    }
+    con.register("serving_instants", pa.table({"served.file": np.arange(len(instants)), **columns}))
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {_SERVED} AS FROM serving_instants")
+    con.unregister("serving_instants")
+
+
+def _best_known_rows_query(feature_rows: str, keys: Sequence[str], known_from: Sequence[str]) -> str:
     """Return a query for the rows that ever were the best known, with the instant `known_at` since when.
 
-    A row is known once it has happened and was created. It is dropped if a better one was known by then. Of the
-    remaining rows the latest known is the best known, which is again a condition for an ASOF join.
+    A row is known once it is past all the instants `known_from`: it has happened, was created, is served. It is dropped
+    if a better one was known by then. Of the remaining rows the latest known is the best known, which is again a
+    condition for an ASOF join.
     """
     partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
     return (
-        f"SELECT *, greatest(event_ts, created_ts) AS known_at\nFROM ({_indent(feature_rows)})\n"
-        f"WHERE created_ts IS NOT NULL\nQUALIFY {_ROW_RANK} >= max({_ROW_RANK}) OVER ({partition}ORDER BY known_at)"
+        f"SELECT *, greatest({', '.join(known_from)}) AS known_at\nFROM ({_indent(feature_rows)})\n"
+        f"WHERE {known_from[1]} IS NOT NULL\n"
+        f"QUALIFY {_ROW_RANK} >= max({_ROW_RANK}) OVER ({partition}ORDER BY known_at)"
     )
 
 
@@ -621,6 +652,8 @@ class SourceFiles:
     """By file: its columns and their Arrow types."""
     arguments: str = ""
     """Of DuckDB's read_parquet."""
+    periods: Sequence[str] = ()
+    """The period of each file; none of files that are not in the lake."""
 
     @classmethod
     def find(
@@ -647,17 +680,30 @@ class SourceFiles:
         cls, source: DataSource, config: RepoConfig, read_manifests: Callable[[Dataset], list[Manifest]]
     ) -> SourceFiles | None:
         """Return the published files of a source, oldest partition first; None if it is not in the lake."""
-        published = published_files(source_path(source, config), read_manifests)
-        if published is None:
+        table = find_published_table(source_path(source, config), read_manifests)
+        if table is None:
             return None
+        published = table.local_files()
         # The names of published folders are not data: day=… must not replace a column `day`.
         files = ", ".join(quote_text(glob.escape(file)) for file in published)
-        return cls(published, f"[{files}], hive_partitioning = false")
+        return cls(published, f"[{files}], hive_partitioning = false", table.periods)
 
     @property
     def columns(self) -> Sequence[str]:
         """The columns of the first file, which DuckDB takes for those of all."""
         return list(next(iter(self.schemas.values())))
+
+    def serving_instants(self, view: ViewRequest) -> list[ServingInstants]:
+        """Return when the rows of each file are served, as the view declares it.
+
+        Raises:
+            RetrievalError: the files are not those of periods.
+        """
+        assert view.served_after
+        if len(self.periods) < len(self.schemas):
+            fault = Fault(f"source {view.source.name}", "is served_after periods, and not published in the lake")
+            raise RetrievalError(f"View {view.name}", [fault])
+        return [view.served_after.instants(period) for period in self.periods]
 
     def relation(self, name: str, values: Sequence[str], instants: Sequence[str]) -> str:
         """Return the table expression that reads these columns: keys and features, and timestamps.

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from evergreen import storage
 from evergreen.feature_store.database_locks import database_lock
 from evergreen.feature_store.online_backends import RedisBackend, SqliteBackend, online_backend
 from evergreen.features.definitions import definitions_file, load_definitions
+from evergreen.features.served_after import ServedAfter
 from evergreen.lake import fingerprints
 from evergreen.lake.datasets import lake_root
 from evergreen.settings import settings
-from evergreen.spec.loader import load_spec, locate_errors
+from evergreen.spec.loader import feature_spec, load_spec, locate_errors
 
 _OFFLINE_STORE = "evergreen.feature_store.offline_store.AsofOfflineStore"
 _DEFINITIONS_KEY = "evergreen_definitions"  # fingerprint of what is applied, in the registry and in the online store
@@ -41,10 +43,37 @@ _DEFINITIONS_KEY = "evergreen_definitions"  # fingerprint of what is applied, in
 log = logging.getLogger(__name__)
 
 
-def feature_source(feature_model: str, view: str) -> DataSource:
-    """Return the source of `view` as the model `feature_model` publishes it: in the lake, read by manifests."""
-    path = lake_root() / "features" / feature_model / view
-    return FileSource(name=view, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")
+def feature_source(feature_model: str, view: str, served_after: str | None = None) -> DataSource:
+    """Return the source of `view` as the model `feature_model` publishes it: in the lake, read by manifests.
+
+    With `served_after`, a length of time such as `6h`, a training row has only rows of periods that had ended so long
+    before it: those that were in the online store by then. Without, rows count from their event timestamp on.
+
+    Raises:
+        ValueError: `served_after` is no length of time.
+    """
+    tags = None
+    if served_after is not None:
+        tags = ServedAfter.declare(served_after, feature_spec(load_spec(feature_model)).calendar).to_tags()
+    return table_source(feature_model, view, tags)
+
+
+def table_source(feature_model: str, table: str, tags: Mapping[str, str] | None = None) -> DataSource:
+    """Return the source of a published table, with the tags of `ServedAfter` if its rows are served later."""
+    return FileSource(
+        name=table,
+        path=str(lake_root() / "features" / feature_model / table),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        tags=dict(tags) if tags else None,
+    )
+
+
+def without_serving_delay(source: DataSource) -> DataSource:
+    """Return a source whose rows count from their event timestamp on, whatever it declares."""
+    changed = copy(source)
+    changed.tags = {}
+    return changed
 
 
 @cache
@@ -163,13 +192,15 @@ def _apply_definitions(feature_model: str, file: Path, fingerprint: str) -> Feat
 def _definitions_fingerprint(feature_model: str, file: Path) -> str:
     """Hash everything that the definitions are made from. Reading it is cheap: running the file imports Spark."""
     current = settings()
+    model = load_spec(feature_model)
     with locate_errors(feature_model, file, "correct it"):
-        code = fingerprints.code_of_file(file, load_spec(feature_model).code_packages)
+        code = fingerprints.code_of_file(file, model.code_packages)
+    calendar = feature_spec(model).calendar  # part of what sources declare about serving
     return fingerprints.compute_fingerprint(
         {
             "file": code,
             "configuration": storage.file_sha256(current.feature_repo / "feature_store.yaml"),
-            "sources": {"lake": str(current.lake)},
+            "sources": {"lake": str(current.lake), "period": calendar.period, "timezone": calendar.timezone},
             "code": fingerprints.code_of((__name__,), ("feast",)),
         }
     )

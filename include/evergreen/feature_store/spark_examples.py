@@ -61,6 +61,7 @@ from evergreen.feature_store.offline_store import (
     source_path,
 )
 from evergreen.feature_store.retrieval import visible_manifests
+from evergreen.features.served_after import ServingInstants
 from evergreen.features.spark import REQUIRED_CONF, explain_missing_client, spark_session, write_parquet
 from evergreen.ingest.frames import text_as_strings
 from evergreen.ingest.row_groups import ROW_GROUP_ROWS
@@ -205,7 +206,7 @@ class SparkExamples(Examples):
             raise SpecError(f"model {model}", [fault]) from None
         days = [(number, period, calendar.date_of(period)) for number, period in enumerate(files)]
         periods = session.createDataFrame(days, "number long, period string, day date")
-        frame = frame.withColumn("number", F.shiftright("place", _FILE_STRIDE.bit_length() - 1))
+        frame = frame.withColumn("number", _file_number())
         frame = frame.join(F.broadcast(periods), "number").drop("number")
         event_timestamp = f"column_{schema.get_field_index('event_timestamp')}"
         frame = frame.withColumn("entity_us", _microseconds(event_timestamp))
@@ -244,7 +245,7 @@ class SparkExamples(Examples):
                 fault = Fault(f"source {request.source.name}", "is not published in the lake", _OTHER_ENGINE)
                 raise RetrievalError(_RETRIEVAL, [fault])
             if files := provide_files(self._exchange, table.dataset, table.name, table.manifests):
-                view = self._read_view(request, files)
+                view = self._read_view(request, files, table.periods)
                 joined = _join_view(view, joined, f"view_{number}")
                 self._file_types += view.types
             self._views.append(JoinedView.from_request(request, bool(files)))
@@ -253,9 +254,9 @@ class SparkExamples(Examples):
             joined = joined.withColumns({name: F.lit(None).cast("boolean") for name in nothing})  # Parquet has no void
         write_parquet(joined.orderBy(F.col("entity_us").asc_nulls_last(), "place"), self._exchange.uri(_ROWS), ())
 
-    def _read_view(self, request: ViewRequest, files: Sequence[SparkFile]) -> _View:
+    def _read_view(self, request: ViewRequest, files: Sequence[SparkFile], periods: Sequence[str]) -> _View:
         """Return the rows of a view that some example can reach: key_0, …, feature_0, …, and what ranks them."""
-        source = SourceFiles({str(file.path): file.types for file in files})
+        source = SourceFiles({str(file.path): file.types for file in files}, periods=periods)
         raw = request.raw_names(source.columns)
         names = list(dict.fromkeys(raw.values()))
         values = [raw[name] for name in (*request.keys, *request.features)]
@@ -276,15 +277,30 @@ class SparkExamples(Examples):
             if pa.types.is_floating(entity_type):
                 self._check_float_key(column)
             keys.append(_Key(self._columns[column], columns[raw[key]], key_type))
-        rows = frame.where(reduce(operator.and_, self._reachable(columns[event], request.ttl, keys))).select(
+        frame = frame.where(reduce(operator.and_, self._reachable(columns[event], request.ttl, keys)))
+        known_us = list[Column]()
+        if request.served_after:
+            frame = self._add_serving_instants(frame, source.serving_instants(request))
+            event_us = _microseconds(columns[event])
+            served = F.when(event_us < F.col("served_end"), F.col("served_at")).otherwise(F.col("later_served_at"))
+            known_us.append(F.greatest(event_us, served).alias("known_us"))
+        rows = frame.select(
             *(key.typed(key.source).alias(f"key_{i}") for i, key in enumerate(keys)),
             *(F.col(columns[raw[name]]).alias(f"feature_{i}") for i, name in enumerate(request.features)),
+            *known_us,
             _microseconds(columns[event]).alias("event_us"),
             F.coalesce(*(_microseconds(columns[name]) for name in created), F.lit(_FIRST)).alias("created_us"),
             "place",
         )
         types = [schema.field(raw[name]).type for name in request.features]
-        return _View(rows, keys, types, request.ttl)
+        return _View(rows, keys, types, request.ttl, request.served_after is not None)
+
+    def _add_serving_instants(self, frame: DataFrame, instants: Sequence[ServingInstants]) -> DataFrame:
+        """Return rows of files with the instants from which on those of their file are served."""
+        numbered = [(number, *map(_to_microseconds, of_file)) for number, of_file in enumerate(instants)]
+        types = "file_number long, served_end long, served_at long, later_served_at long"
+        served = F.broadcast(self._session.createDataFrame(numbered, types))
+        return frame.withColumn("file_number", _file_number()).join(served, "file_number")
 
     def _reachable(self, event_ts: str, ttl: timedelta | None, keys: Sequence[_Key]) -> list[Column]:
         """Return which rows of a view may be those of some example: the conditions that a scan can skip rows by."""
@@ -366,13 +382,15 @@ class _Key(NamedTuple):
 
 
 class _View(NamedTuple):
-    """The rows of a view: key_0, …, feature_0, …, event_us, created_us, place."""
+    """The rows of a view: key_0, …, feature_0, …, event_us, created_us, place, and known_us if it is served later."""
 
     rows: DataFrame
     keys: Sequence[_Key]
     types: Sequence[pa.DataType]
     """Of the features, in the files."""
     ttl: timedelta | None
+    is_served_later: bool
+    """Whether rows count from `known_us` on, and not from their timestamp on."""
 
     def typed_keys(self) -> list[Column]:
         """Return the keys of the examples, as they are compared with those of the rows."""
@@ -388,14 +406,22 @@ class _View(NamedTuple):
 
 
 def _join_view(view: _View, examples: DataFrame, name: str) -> DataFrame:
-    """Return `examples` with the features of a view: of each key, both in one order, and the last row of the view."""
+    """Return `examples` with the features of a view: of each key, both in one order, and the last row of the view.
+
+    The order is that in which rows are known, and then by rank. Where that is another one than by rank, the last row is
+    the one of the greatest rank so far.
+    """
     keys = [f"key_{i}" for i in range(len(view.keys))]
     ranks = ["event_us", "created_us", "place"]
-    last = [F.col("entity_us").alias("event_us"), *(F.lit(_LAST).alias(rank) for rank in ranks[1:])]
-    rows = view.rows.select(*keys, F.struct(*ranks).alias("rank"), F.struct("*").alias("row"))
+    order = ["known_us", *ranks] if view.is_served_later else ranks
+    last = [F.col("entity_us").alias(order[0]), *(F.lit(_LAST).alias(rank) for rank in order[1:])]
+    rows = view.rows.select(*keys, F.struct(*order).alias("rank"), F.struct("*").alias("row"))
     keyed = examples.select(*view.typed_keys(), F.struct(*last).alias("rank"), F.struct("*").alias("example"))
     in_order = Window.partitionBy(*keys).orderBy("rank").rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    joined = keyed.unionByName(rows, allowMissingColumns=True).withColumn("row", F.last("row", True).over(in_order))
+    best = F.last("row", True)
+    if view.is_served_later:
+        best = F.max_by("row", F.when(F.col("row").isNotNull(), F.struct(*(f"row.{rank}" for rank in ranks))))
+    joined = keyed.unionByName(rows, allowMissingColumns=True).withColumn("row", best.over(in_order))
     joined = joined.where(F.col("example").isNotNull()).select("example.*", "row")
     return joined.select(*examples.columns, *view.valid_features("row", name))
 
@@ -567,6 +593,11 @@ def _fix_for_missing_files() -> str:
 def _raise_lost_rows(place: str, expected: int, actual: int) -> NoReturn:
     fault = Fault(place, f"{expected} entity rows in, {actual} rows out", "this is a bug: report it")
     raise RetrievalError(_RETRIEVAL, [fault])
+
+
+def _file_number() -> Column:
+    """Return the number of the file that a row's `place` is in."""
+    return F.shiftright("place", _FILE_STRIDE.bit_length() - 1)
 
 
 def _microseconds(column: str) -> Column:

@@ -29,6 +29,7 @@ from evergreen.feature_store.row_weights import check_weights
 from evergreen.feature_store.seasonal_columns import SEASONAL_FILE
 from evergreen.feature_store.seasonal_naive import seasonal_inputs, write_seasonal_naive
 from evergreen.features.inputs import features_dataset, published_manifests, published_periods
+from evergreen.features.served_after import ServedAfter
 from evergreen.features.staleness import find_mixed_features, periods_in_reach
 from evergreen.features.types import is_model_input
 from evergreen.lake import datasets, fingerprints
@@ -322,8 +323,9 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
             key_columns=dict(projection.join_key_map),
             ttl_seconds=view.ttl.total_seconds() if view.ttl else 0,
             features={feature.name: feature.dtype.to_value_type().name for feature in projection.features},
+            served_after=ServedAfter.from_tags(view.batch_source.tags if view.batch_source else None),
         )
-        definitions[projection.name_to_use()] = definition.model_dump()
+        definitions[projection.name_to_use()] = definition.model_dump(mode="json")
     return definitions
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from evergreen import storage
 from evergreen.errors import Fault, SpecError
+from evergreen.features.served_after import ServedAfter, find_serving_faults
 from evergreen.lake import fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec, locate_errors
@@ -108,7 +109,21 @@ def find_definition_faults(definitions: Sequence[Any]) -> list[Fault]:
             faults += [type_fault(f"{item.name}.{column.name}", str(column.dtype)) for column in item.features]
             keys = key_types(item, definitions)
             faults += [type_fault(f"{item.name}.{key}", feast_type, is_key=True) for key, feast_type in keys.items()]
+    faults += find_serving_faults([item for item in definitions if type(item) is FeatureView])
     return [fault for fault in dict.fromkeys(faults) if fault]
+
+
+def declared_serving(feature_model: str) -> dict[str, ServedAfter]:
+    """Return what the sources of views declare about when they are served, by table; none without definitions.
+
+    Raises:
+        SpecError: see `load_definitions`.
+    """
+    if not _definitions_path(feature_model).is_file():
+        return {}
+    sources = (getattr(item, "batch_source", None) for item in load_definitions(feature_model))
+    declared = {source.name: ServedAfter.from_tags(source.tags) for source in sources if source}
+    return {table: served_after for table, served_after in declared.items() if served_after}
 
 
 def _definitions_path(feature_model: str) -> Path:

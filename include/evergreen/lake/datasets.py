@@ -518,10 +518,7 @@ def published_files(
     tables passes a `read_manifests` that remembers, so that all are of one state, which is read once.
     """
     table = find_published_table(path, read_manifests)
-    return table and {
-        str(table.dataset.file_path(manifest, table.name)): manifest.files[table.name].schema or {}
-        for manifest in table.manifests
-    }
+    return table and table.local_files()
 
 
 class PublishedTable(NamedTuple):
@@ -531,6 +528,18 @@ class PublishedTable(NamedTuple):
     name: str
     manifests: Sequence[Manifest]
     """Those that have such a file, oldest partition first."""
+
+    @property
+    def periods(self) -> list[str]:
+        """The period of each manifest."""
+        return [partition_period(manifest.partition) for manifest in self.manifests]
+
+    def local_files(self) -> dict[str, Mapping[str, str]]:
+        """Return a local path of each file, with its schema."""
+        return {
+            str(self.dataset.file_path(manifest, self.name)): manifest.files[self.name].schema or {}
+            for manifest in self.manifests
+        }
 
 
 def find_published_table(

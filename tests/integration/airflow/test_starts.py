@@ -77,7 +77,8 @@ def test_features_by_the_clock(chain: Chain) -> None:
     assert chain.wait(FEATURES, run_id=run_id) == ["success"]
     assert f"schedule: {day}" in chain.log(FEATURES, run_id, "plan")
     as_undisturbed(chain, day)
-    assert chain.states(FEATURES, run_id)["announce"] == "success"
+    states = chain.states(FEATURES, run_id)
+    assert (states["announce"], states["materialize"]) == ("success", "success")
 
 
 @pytest.mark.slow
@@ -92,6 +93,7 @@ def test_a_backfill_builds_in_one_job_and_a_second_nothing(chain: Chain) -> None
     built = [run_id for run_id in runs if states[run_id]["build"] == "success"]
     assert len(built) == 1, "one run makes the days of all"
     assert {states[run_id]["announce"] for run_id in runs} == {"skipped"}, "a backfill wakes nobody"
+    assert {states[run_id]["materialize"] for run_id in runs} == {"skipped"}, "nor is it served"
     for run_id in set(runs) - set(built):
         assert {states[run_id][task] for task in AFTER_PLAN} == {"skipped"}
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import pytest
 
 from evergreen.evaluation.online_comparison import compare_online_store
 from evergreen.feature_store import online_store, repository
 from evergreen.feature_store.online_features import read_online_features
+from evergreen.feature_store.training_sets import join_views
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, OnlineSample
 from evergreen.gates.verdict import GateResult, evaluate_gate
 from evergreen.spec.gates import OnlineEqualsOfflineGate
@@ -54,6 +56,23 @@ def test_keys_that_are_in_both_stores_are_equal(ponds: ModelSpec) -> None:
     found = compare(ponds)
     assert (found.value_count, found.mismatch_count, found.expired_count) == (3, 0, 0)
     assert judge(found).outcome == "passed"
+
+
+def test_a_store_is_compared_with_what_it_was_given_whenever_that_was(ponds: ModelSpec, tmp_path: Path) -> None:
+    """A training row of that time would have older features: the last period is served six hours after its end."""
+    declared = DEFINITIONS.replace("(features, table)", '(features, table, "6h" if features == "ponds" else None)')
+    write_definitions(declared, tmp_path / "feature_repo")
+    publish(*range(5, 10))
+    online_store.materialize_features(ponds, window(10))
+    found = compare(ponds)
+    assert (found.value_count, found.mismatch_count, found.expired_count) == (2, 0, 0)
+    keys = pa.table({"pond": ["a", "a", "b"]}).append_column(
+        "event_timestamp",
+        pa.array([midnight(10) + timedelta(hours=h) for h in (5.99, 6, 6)], pa.timestamp("us", "UTC")),
+    )
+    store = repository.open_feature_store("ponds")
+    learned = join_views(store, [store.get_feature_view("levels")], ["levels:level"], keys)
+    assert learned["levels__level"].to_pylist() == [8.23, 9.23, 9.23]
 
 
 def test_a_run_in_the_past_is_judged_by_the_keys_of_now(ponds: ModelSpec) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from evergreen.feature_store.model_inputs import ModelInputs, ViewDefinition
+from evergreen.features.served_after import ServedAfter
 from evergreen.lake.datasets import Manifest, PublishedFile
 from evergreen.spec.prediction_type import PredictionType
 
@@ -16,6 +17,7 @@ WEATHER = ViewDefinition(
     table="weather", keys={"station": "STRING"}, key_columns={}, ttl_seconds=3600, features={"rain": "DOUBLE"}
 )
 SCHEMA = {"hour": "int32", "is_holiday": "bool", "weather__rain": "double", "tides__level": "double"}
+SERVED_AFTER = ServedAfter(delay="6h", period="1d", timezone="UTC")
 TIDES = WEATHER.model_copy(update={"table": "tides", "features": {"level": "DOUBLE"}})
 COLUMNS = ("hour", "is_holiday", "weather__rain")
 
@@ -40,6 +42,15 @@ def test_a_model_records_only_the_views_that_it_uses() -> None:
     assert INPUTS.find_feature("hour") is None
 
 
+def test_a_definition_says_when_rows_are_served_if_declared() -> None:
+    """So fingerprints and recorded inputs of views that declare nothing stay as they are."""
+    assert "served_after" not in WEATHER.model_dump()
+    declared = WEATHER.model_copy(update={"served_after": SERVED_AFTER})
+    recorded = declared.model_dump(mode="json")
+    assert recorded["served_after"] == {"delay": "6h", "period": "1d", "timezone": "UTC"}
+    assert ViewDefinition.model_validate(recorded) == declared
+
+
 @pytest.mark.parametrize(
     ("later", "changed"),
     [
@@ -62,6 +73,7 @@ def test_a_model_records_only_the_views_that_it_uses() -> None:
                 {"key_columns": {"station": "origin"}},
                 {"features": {"rain": "INT64"}},
                 {"features": {"snow": "DOUBLE"}},
+                {"served_after": SERVED_AFTER},
             )
         ),
     ],

@@ -12,6 +12,7 @@ from feast import FileSource
 from feast.data_format import ParquetFormat
 
 from evergreen.feature_store.offline_store import KeyBucket, ViewRequest, _asof_join_query, _pull_query
+from evergreen.features.served_after import ServedAfter
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +36,7 @@ def asof_join(
     known_only: bool = False,
     bucket: KeyBucket | None = None,
     has_ties: bool = True,
+    served_after: ServedAfter | None = None,
 ) -> str:
     source = FileSource(
         name="delays",
@@ -44,7 +46,8 @@ def asof_join(
         created_timestamp_column=created,
         field_mapping={"late_rate": "rate"},
     )
-    request = ViewRequest("delays", source, {key: key for key in keys}, ["rate"], ["rate"], [pa.float64()], ttl)
+    names = {key: key for key in keys}
+    request = ViewRequest("delays", source, names, ["rate"], ["rate"], [pa.float64()], ttl, served_after)
     return _asof_join_query(RELATION, request, RAW_NAMES, SPAN, known_only, ["VARCHAR"] * len(keys), bucket, has_ties)
 
 
@@ -55,6 +58,9 @@ QUERIES = {
     "asof_join_without_keys_and_ttl": asof_join(ttl=NO_TTL),
     "asof_join_latest_created": asof_join("origin", ttl=ONE_HOUR, created="made"),
     "asof_join_known_at_the_time": asof_join("origin", ttl=ONE_HOUR, created="made", known_only=True),
+    "asof_join_when_served": asof_join(
+        "origin", ttl=ONE_HOUR, served_after=ServedAfter(delay="6h", period="1d", timezone="UTC")
+    ),
     "pull_all": _pull_query(RELATION, ["origin", "late_rate"], ["event_timestamp"], (None, None)),
     "pull_latest": _pull_query(RELATION, ["origin", "late_rate"], ["event_timestamp", "made"], SPAN, ["origin"]),
 }

@@ -53,6 +53,8 @@ CHANGES = {
     "evergreen/features/build.py": {"features"},
     "evergreen/features/register_history.py": {"features"},
     "evergreen/features/row_order.py": {"features"},
+    "evergreen/features/served_after.py": {"features", "training set", "evidence"},
+    "evergreen/features/observed_serving.py": set(),
     "evergreen/features/spark.py": {"features", "training set", "evidence"},
     "evergreen/feature_store/spark_examples.py": {"training set", "evidence"},
     "evergreen/feature_store/duckdb_examples.py": {"training set", "evidence"},

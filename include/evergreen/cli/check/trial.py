@@ -45,6 +45,7 @@ from evergreen.cli.check.views import run_repository_file
 from evergreen.errors import EvergreenError, Fault, FaultsError
 from evergreen.feature_store import online_store, training_sets
 from evergreen.features import build, checks, inputs, invariants, pipeline
+from evergreen.features.definitions import declared_serving
 from evergreen.features.invariants import FeatureFault
 from evergreen.gates.clusters import HOLDOUT_ADVICE
 from evergreen.gates.verdict import GateResult, Verdict, judge_evidence
@@ -217,8 +218,10 @@ def _try_training(
         newest = features.manifest(datasets.period_partition(trial.period))
         assert newest is not None  # just published
         views = {name: features.file_path(newest, name) for name in spec.views}
-        if late := find_views_served_late(features.file_path(newest, spec.spine), views):
-            suspicions.append(_describe_late_views(late, spec.calendar.unit))
+        declared = declared_serving(model.feature_model)
+        undeclared = {name: file for name, file in views.items() if name not in declared}
+        if early := find_views_dated_early(features.file_path(newest, spec.spine), undeclared):
+            suspicions.append(_describe_early_views(early, spec.calendar.unit))
         return ". ".join([counts, *suspicions])
 
     def train() -> str:
@@ -295,7 +298,7 @@ def label_delays(spine: Path) -> tuple[timedelta, timedelta] | None:
     return None if shortest is None else (shortest, longest)
 
 
-def find_views_served_late(spine: Path, views: Mapping[str, Path]) -> list[str]:
+def find_views_dated_early(spine: Path, views: Mapping[str, Path]) -> list[str]:
     """Return the views of which rows of a period are newer than what its own examples could have been asked with.
 
     A period is published when it is over. Until then requests get what the periods before it say, and so does a
@@ -311,11 +314,12 @@ def _edge_timestamp(file: Path, function: Callable[[pa.ChunkedArray], pa.Scalar]
     return function(column.cast(pa.timestamp("us", "UTC"))).as_py()
 
 
-def _describe_late_views(names: Sequence[str], unit: str) -> str:
+def _describe_early_views(names: Sequence[str], unit: str) -> str:
     listed = join_names(map(repr, names))
     return (
         f"Served later than learned: rows of {listed} are dated before their {unit} is over, which is when they are "
-        f"published, so a request gets older ones than its training row has. Date them at the end of the {unit}"
+        f"published, so a request gets older ones than its training row has. Date them at the end of the {unit}, or "
+        "declare served_after in feature_source"
     )
 
 

@@ -81,6 +81,7 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
     yield DoctorCheck("features", str(config.lake), features.check_features)
     if config.tables:
         yield DoctorCheck("tables", f"{config.tables}, in {config.lake}", features.check_tables)
+    yield DoctorCheck("serving", str(config.feature_repo), features.check_serving)
     yield check("Feast's registry", databases.check_feast_registry, config.feast_registry)
     yield check("online store", databases.check_online_store, config.online_store)
     if addresses:

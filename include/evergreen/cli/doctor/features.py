@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from evergreen.cli.doctor.databases import import_feast
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
-from evergreen.errors import EvergreenError, TableError
+from evergreen.errors import EvergreenError, Fault, TableError
 from evergreen.features import inputs, staleness
+from evergreen.features.definitions import declared_serving
+from evergreen.features.observed_serving import find_views_served_late, publication_delays
 from evergreen.features.staleness import StaleFeatures
-from evergreen.lake.datasets import open_dataset
+from evergreen.lake.datasets import open_dataset, partition_period
 from evergreen.lake.tables import configured_table_format, read_table_states
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
@@ -43,6 +47,39 @@ def check_features() -> CheckPassed:
             "; ".join(f"the next retrain of {name} rebuilds: {stale.summary}" for name, stale in rebuilt)
         )
     return CheckPassed(f"{count} periods that the next retrains read, none stale")
+
+
+def check_serving() -> CheckPassed:
+    """Check that features are served as early as their views declare: by when their periods were last published."""
+    import_feast()
+    count, faults, errors = 0, list[Fault](), list[str]()
+    for name in model_names():
+        try:
+            model = load_spec(name)
+            if not model.builds_features:
+                continue
+            calendar = feature_spec(model).calendar
+        except EvergreenError:
+            continue  # as the check of models says
+        try:
+            declared = declared_serving(name)
+        except EvergreenError as error:
+            errors.append(str(error))
+            continue
+        if not declared:
+            continue
+        count += len(declared)
+        stamps = inputs.features_dataset(model).publication_stamps()
+        published_at = {
+            partition_period(partition): datetime.fromtimestamp(stamp.time_ns / 1e9, UTC)
+            for partition, stamp in stamps.items()
+        }
+        faults += find_views_served_late(declared, publication_delays(published_at, calendar), name)
+    if faults or errors:
+        problems = [*errors, *(f"{fault.location} {fault.problem}" for fault in faults)]
+        fixes = dict.fromkeys(fault.fix for fault in faults) or ["correct its feature repository"]
+        raise CheckFailedError("; ".join(problems), "; ".join(fixes))
+    return CheckPassed(f"{count} views declare when they are served, none is later")
 
 
 def check_tables() -> CheckPassed:

@@ -1,6 +1,7 @@
 """The DAG that turns arriving raw periods into published features.
 
-`plan → check_raw → build → check_features → publish → announce`, and `report_faults` if periods were left out
+`plan → check_raw → build → check_features → publish → [announce, materialize]`, and `report_faults` if periods were
+left out
 
 It runs by the clock, when raw periods arrive, in a backfill, or by hand for any range of periods. A period that
 several runs need is built once: the first run builds the periods of waiting runs in the same job as its own, and the
@@ -20,6 +21,11 @@ that break a rule.
 
 **When a run fails at `report_faults`,** some of its periods have such faults; the others are published. The log names
 all faults. Clear the whole run when they are fixed.
+
+**When a run fails at `materialize`,** its features are published and announced, but the online store does not have
+them; the log says why. Clear the task: it loads whatever the store lacks. The next run does so, too.
+
+**A backfill starts no other DAG and does not load the online store,** unless its conf says `{"announce": true}`.
 
 **Running it again** is always safe: a period that is published with the same inputs, code and parameters is not built
 again. A corrected period is built again, together with the later periods that look back to it.
@@ -63,9 +69,10 @@ from evergreen.orchestration.triggers.raw_periods import RawDataTrigger
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
-from evergreen.window import AssetEvent, RunReason, resolve_features_window
+from evergreen.window import AssetEvent, RunReason, Window, resolve_features_window
 
 _ANNOUNCE = "announce"  # task id, and key of the conf
+_MATERIALIZE = "materialize"
 _REPORT_FAULTS = "report_faults"
 
 log = logging.getLogger(__name__)
@@ -96,7 +103,8 @@ def features_dag(model: ModelSpec) -> DAG:
             _ANNOUNCE: Param(
                 None,
                 type=["null", "boolean"],
-                description="Start DAGs that wait for these features; empty: yes, but not from a backfill",
+                description="Start DAGs that wait for these features, and load the online store; empty: yes, but not "
+                "from a backfill",
             ),
         },
     ) as dag:
@@ -106,9 +114,11 @@ def features_dag(model: ModelSpec) -> DAG:
         checked = check_features(model.name, planned, built)
         published = publish(model.name, planned, fingerprints, checked)
         announced = announce.override(outlets=[features_asset(model.name)])(model.name, planned, published)
+        materialized = materialize(model.name, planned, published)
         reported = report_faults(model.name, published)
 
-        planned >> fingerprints >> built >> checked >> published >> [announced, reported]
+        # Whoever waits for features does not depend on the online store.
+        planned >> fingerprints >> built >> checked >> published >> [announced, materialized, reported]
     return dag
 
 
@@ -166,10 +176,10 @@ class PlanFeaturesOperator(BaseOperator):
         plan = FeaturesPlan(run_reason=window.run_reason, periods=tuple(periods), build_periods=tuple(build_periods))
         if plan.build_periods:
             return plan.dump()
-        # The run ends here. DAGs that wait for the features may still be started.
-        keep_announce = _should_announce(context, window.run_reason)
+        # The run ends here. DAGs that wait for the features may still be started, and the online store loaded.
+        tasks_to_run = {_ANNOUNCE, _MATERIALIZE} if _should_announce(context, window.run_reason) else set()
         downstream = {relative.task_id for relative in self.get_flat_relatives(upstream=False)}
-        return skip_tasks(context, plan.dump(), sorted(downstream - ({_ANNOUNCE} if keep_announce else set())))
+        return skip_tasks(context, plan.dump(), sorted(downstream - tasks_to_run))
 
 
 def _should_announce(context: Any, run_reason: RunReason) -> bool:
@@ -246,15 +256,35 @@ def report_faults(name: str, published: XCom) -> None:
 def announce(name: str, plan: XCom, published: XCom) -> None:
     """Start the DAGs that wait for these features, with the periods that are new or changed; not from a backfill."""
     context, features_plan = get_current_context(), FeaturesPlan.load(plan)
-    # Nothing was published by this run if all periods had been before.
-    published_periods = set(StepResult.load(published).periods) if published else set()
-    left_out = {period for period in features_plan.build_periods if period not in published_periods}
     if not _should_announce(context, features_plan.run_reason):
         raise AirflowSkipException("a backfill starts no other DAG unless its conf says announce: true")
     model = loader.load_spec(name)
     data_end = feature_spec(model).calendar.shift(inputs.newest_published_period(model), 1)
-    extra = AssetEvent(
-        tuple(period for period in features_plan.periods if period not in left_out), data_end, features_plan.run_reason
-    ).to_extra()
+    extra = AssetEvent(_published_periods(features_plan, published), data_end, features_plan.run_reason).to_extra()
     context["outlet_events"][features_asset(name)].extra = extra
     log.info("announced: %s", extra)
+
+
+# One at a time: a second one would hold a worker's slot while it waits for the first.
+@task(task_id=_MATERIALIZE, trigger_rule="none_failed", max_active_tis_per_dag=1)
+def materialize(name: str, plan: XCom, published: XCom) -> XCom:
+    """Load features that are new or changed into the online store (Feast), never older values; not from a backfill."""
+    context, features_plan = get_current_context(), FeaturesPlan.load(plan)
+    if not _should_announce(context, features_plan.run_reason):
+        raise AirflowSkipException("a backfill does not load the online store unless its conf says announce: true")
+    model, periods = loader.load_spec(name), _published_periods(features_plan, published)
+    if not periods:
+        raise AirflowSkipException("all periods of the run were left out")
+    from evergreen.feature_store import online_store
+
+    return online_store.materialize_features(
+        model, Window(periods, features_plan.run_reason, feature_spec(model).calendar)
+    )
+
+
+def _published_periods(plan: FeaturesPlan, published: XCom) -> tuple[str, ...]:
+    """Return the periods that a run is about, without those that it has left out."""
+    # Nothing was published by this run if all periods had been before.
+    published_periods = set(StepResult.load(published).periods) if published else set()
+    left_out = {period for period in plan.build_periods if period not in published_periods}
+    return tuple(period for period in plan.periods if period not in left_out)

@@ -92,10 +92,10 @@ def test_views_that_requests_get_later_are_found(tmp_path: Path) -> None:
         "next_midnight": write("next_midnight", 24, unit="ns", zone="Asia/Tokyo"),
         "empty": write("empty"),
     }
-    assert trial.find_views_served_late(spine, views) == []
-    assert trial.find_views_served_late(write("nobody"), views | {"at_the_start": write("at_the_start", 0)}) == []
+    assert trial.find_views_dated_early(spine, views) == []
+    assert trial.find_views_dated_early(write("nobody"), views | {"at_the_start": write("at_the_start", 0)}) == []
     within = {"at_the_start": write("at_the_start", 0), "hourly": write("hourly", 1, 23, 24)}
-    assert trial.find_views_served_late(spine, views | within) == ["at_the_start", "hourly"]
+    assert trial.find_views_dated_early(spine, views | within) == ["at_the_start", "hourly"]
 
 
 def test_inputs_that_tell_the_label_are_suspected(model: ModelSpec, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def subjects(addresses: ServiceAddresses | None = None, **options: object) -> li
 
 def test_doctor_checks_of_the_defaults_need_no_server(home: Path) -> None:
     assert subjects() == [
-        *("settings", "models", "raw data", "lake", "ledger", "jobs", "entries", "features"),
+        *("settings", "models", "raw data", "lake", "ledger", "jobs", "entries", "features", "serving"),
         *("Feast's registry", "online store"),
         *("Airflow", "MLflow's database", "Java", "trainer"),
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from evergreen.cli import app
-from evergreen.cli.doctor.features import check_features, check_tables
+from evergreen.cli.doctor.features import check_features, check_serving, check_tables
 from evergreen.errors import TableError
 from evergreen.feature_store import training_sets
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from support import tills
@@ -19,6 +22,7 @@ from support.checks import failure
 
 pytestmark = pytest.mark.unit
 
+UTC_DAYS = Calendar("1d", "UTC")
 DAYS = tills.days(10)  # a retrain reads the last seven
 
 
@@ -87,6 +91,40 @@ def test_a_model_folder_that_is_broken_is_left_to_its_own_check(folder: Path) ->
     (folder.parent / "broken").mkdir()
     (folder.parent / "broken/model.py").write_text("1 / 0\n")
     assert check_features().message.endswith("none stale")
+
+
+def publish_late(folder: Path, *hours: float) -> None:
+    """Let the days look as if each had been published so many hours after its end."""
+    manifests = folder.parents[1] / "home/lake/features/tills/_manifests"
+    for day, hour in zip(DAYS, hours, strict=True):
+        at = (UTC_DAYS.end(day) + timedelta(hours=hour)).timestamp()
+        os.utime(manifests / f"day={day}.json", (at, at))
+
+
+def test_views_that_declare_nothing_are_served_when_they_are(folder: Path) -> None:
+    publish_late(folder, *[48] * 10)
+    assert check_serving().message == "0 views declare when they are served, none is later"
+
+
+def test_a_view_that_is_served_later_than_declared_fails_with_the_fix(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None]
+) -> None:
+    tills.write_model(tmp_path, monkeypatch, use_models, has_views=True)
+    file = tmp_path / "feature_repo/tills.py"
+    source = 'feature_source("tills", "takings"'
+    file.write_text(file.read_text().replace(source, f'{source}, served_after="2h"'))
+    publish_late(folder, *[1] * 10)
+    assert check_serving().message == "1 views declare when they are served, none is later"
+    publish_late(folder, *[1] * 8, 5, 5.5)
+    problem, fix = failure(check_serving)
+    assert problem == (
+        "view takings declares served_after='2h', and 2 of the last 9 publications were later, the latest 5:30:00 "
+        "after the end of the period"
+    )
+    assert fix.startswith("declare served_after='6h' in feature_repo/tills.py")
+    file.write_text(file.read_text().replace('"2h"', '"36h"'))
+    problem, _ = failure(check_serving)
+    assert "has a ttl of 1 day, 0:00:00, and is served 36h after its period: no row ever holds" in problem
 
 
 def test_tables_are_readable_or_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
