@@ -285,9 +285,8 @@ class NewsReader:
         return bisect_right(entries, previous.recorded_at, key=lambda entry: entry.recorded_at)
 
     def _approvals(self, state: LedgerState) -> Iterator[tuple[str, Notification]]:
-        for waiting in filter(
-            None, (find(self.model, state) for find in (find_waiting_approval, find_waiting_rollback))
-        ):
+        entries = (find(self.model, state) for find in (find_waiting_approval, find_waiting_rollback))
+        for waiting in filter(None, entries):
             entry_hash = state.entries.records[waiting.number - 1].hash
             yield entry_hash, events.approval_notification(self.model, waiting, entry_hash, self.airflow_url)
 

@@ -154,7 +154,7 @@ NOTIFIED_KINDS = frozenset(
 def approval_notification(
     model: ModelSpec, waiting: LedgerEntry, entry_hash: str, airflow_url: str | None
 ) -> Notification:
-    """Return what a verdict, or a rollback, that waits for approval is notified as; arguments as `entry_notification`."""
+    """Return what a verdict, or a rollback, that waits for a person is notified as; arguments as for an entry."""
     if isinstance(waiting.event, ledger.RollbackRequested):
         title = f"a rollback of champion {waiting.event.champion} waits for an approval"
         text = f"Answer under Required actions in Airflow. {waiting.event.reason}"

@@ -28,7 +28,7 @@ _FIELD = "auto_rollback"
 _METRIC_OPTIONS = frozenset({"metric", "cut", "quantile", "costs", "min_rows"})
 _UNFIT_KINDS: dict[ModelKind, str] = {
     "ranking": "is not for a ranking, whose metrics are of queries",
-    "forecast": "is not for a forecast: its days share the days that they are about, and count as independent here",
+    "forecast": "is not for a forecast, whose days share the days that they are about, and would count as independent",
 }
 
 

@@ -18,13 +18,12 @@ whose labels come late or are corrected are measured again, which the monitoring
 ten minutes: the next runs measure the others. If it fails, `request_retrain` acts on the alarms that are known, and the
 next run measures what it did not.
 
-**A rollback.** If `auto_rollback` in the spec asks for it, `compare_previous` compares the champion, for some time after
-its promotion, with the version that it replaced, on the same rows of matured labels. If that is shown to do better, it
-records a request, and `roll_back` makes that version champion again and bars the other: after a person has approved, if
-the model needs approval. When `compare_previous` is skipped, its log says why: too few days, no loss that is shown, the
-end of that time, a freeze, a challenger that gathers evidence, or a budget that is spent. What a rollback has restored
-is compared with nothing, so nothing is rolled back in turn. If you do not agree, freeze the model first, then `evergreen
-release` the version, and promote it by another retrain.
+**A rollback.** If `auto_rollback` in the spec asks for it, `compare_previous` compares the champion, for some time
+after its promotion, with the version that it replaced, on the same rows of matured labels. If that is shown to do
+better, it records a request, and `roll_back` makes that version champion again and bars the other: after a person has
+approved, if the model needs approval. When `compare_previous` is skipped, its log says why: too few days, no loss that
+is shown, the end of that time, a freeze, a challenger that gathers evidence, or a budget that is spent. What a rollback
+has restored is compared with nothing, so nothing is rolled back in turn.
 
 **A challenger.** A candidate that no gate rejects, but that cannot prove itself on its holdout yet, is the challenger.
 As the labels of later days become known, this DAG compares it with the champion again, on all days so far. Neither has
@@ -42,7 +41,7 @@ so far.
 
 **A backfill tells what was seen then:** `judge` logs the verdict that a look would have had then, and `watch` and
 `measure` the alarms that the periods until then would have raised, with today's champion and the labels that were known
-then. Nothing is recorded or promoted, and no retrain is asked for.
+then. Nothing is recorded, promoted or rolled back, and no retrain is asked for.
 
 **Running it again** is always safe: a look, and an alarm, is recorded once.
 """
@@ -299,7 +298,7 @@ def request_retrain(name: str, plan: XCom) -> str:
 
 
 @task
-def compare_previous(name: str, plan: XCom) -> int:
+def compare_previous(name: str, plan: XCom) -> XCom:
     """Compare the champion with the one before on matured labels; return the entry that asks for a rollback."""
     from evergreen import ledger
     from evergreen.monitoring.record import read_record
@@ -323,7 +322,7 @@ def compare_previous(name: str, plan: XCom) -> int:
 
 
 @task
-def roll_back(name: str, request_entry: int, approval_output: XCom) -> str:
+def roll_back(name: str, request_entry: XCom, approval_output: XCom) -> str:
     """Make the version before champion again, in the ledger and in MLflow; return it."""
     from evergreen.orchestration.operators.approval import responder
     from evergreen.promotion import auto_rollback
@@ -331,7 +330,7 @@ def roll_back(name: str, request_entry: int, approval_output: XCom) -> str:
     try:
         event = auto_rollback.roll_back(
             loader.load_spec(name),
-            request_entry,
+            int(request_entry),
             actor=requester(get_current_context()),
             approved_by=responder(approval_output) if approval_output else None,
         )
