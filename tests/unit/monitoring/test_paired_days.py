@@ -66,7 +66,7 @@ def decided_on(life: PairedDays) -> int | None:
 
 @pytest.mark.parametrize("memory", [0.0, 0.3])
 def test_equal_models_are_exchanged_at_most_as_often_as_stated(memory: float) -> None:
-    """150 lives of 21 days with a look at each; with 10 % of them 15 are expected at most, and 23 have a chance of 2 %."""
+    """150 lives of 21 days with a look at each: 15 are expected at most, and 23 have a chance of 2 % then."""
     decided = [decided_on(simulate(seed, 0.0, memory)) for seed in range(150)]
     assert 0 < sum(size is not None for size in decided) <= 22
 

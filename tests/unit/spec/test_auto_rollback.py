@@ -73,14 +73,14 @@ def test_the_metric_is_that_of_the_gate_with_its_options() -> None:
 @pytest.mark.parametrize(
     ("policy", "gates", "changes", "problem", "fix"),
     [
-        ({}, [ORDER], {}, "auc, the metric of auc_against_champion, is no sum over rows", "name one of log_loss, brier"),
+        ({}, [ORDER], {}, "auc, the metric of auc_against_champion, is no sum over", "name one of log_loss, brier"),
         ({"metric": "auc"}, [LOSS], {}, "auc is no sum over rows, as days are added up", "name one of log_loss, brier"),
         ({"metric": "losses:mine"}, [LOSS], {}, "losses:mine is no sum over rows", "name one of log_loss, brier"),
         ({}, [CORRECT], {}, "no gate compares with the champion", "name a metric"),
         ({"metric": "accuracy"}, [LOSS], {}, "accuracy needs a cut", "a probability of at least `cut` counts"),
         ({"metric": "mae"}, [LOSS], {"kind": "binary"}, "mae is a metric of regression and forecast", "take one of"),
         ({}, [GAIN], {"kind": "ranking", "query": "shop"}, "is not for a ranking, whose metrics are of", "remove it"),
-        ({}, [ERROR], {"kind": "forecast", "forecast": FORECAST}, "it is not for a forecast, whose days share", "remove it"),
+        ({}, [ERROR], {"kind": "forecast", "forecast": FORECAST}, "it is not for a forecast, whose days", "remove it"),
         ({}, [LOSS], {"monitor": None}, "needs the DAG that watches the champion", "do not set monitor=None"),
     ],
 )  # fmt: skip
