@@ -7,6 +7,7 @@ another one is compared with it, so what a rollback has restored is not rolled b
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
 from evergreen import ledger
@@ -23,6 +24,8 @@ from evergreen.spec.auto_rollback import rollback_gate
 from evergreen.spec.gates import AgainstChampionGate
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+
+log = logging.getLogger(__name__)
 
 
 def request_rollback(model: ModelSpec, record: MonitoringRecord, end: str, *, actor: str) -> LedgerEntry:
@@ -45,6 +48,8 @@ def request_rollback(model: ModelSpec, record: MonitoringRecord, end: str, *, ac
     assert model.auto_rollback
     gate = rollback_gate(model.auto_rollback, model.gates, model.prediction_type)
     measured = measure_pair(model, gate, pair, end)
+    for problem in measured.problems:
+        log.warning("%s", problem)
     if not measured.is_current:
         raise PromotionRefusedError(f"a run that knows more than one as of {end} has compared them")
     paired = add_up_days(measured.periods, calendar)
