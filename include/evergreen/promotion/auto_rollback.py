@@ -53,7 +53,7 @@ def request_rollback(model: ModelSpec, record: MonitoringRecord, end: str, *, ac
     if not measured.is_current:
         raise PromotionRefusedError(f"a run that knows more than one as of {end} has compared them")
     paired = add_up_days(measured.periods, calendar)
-    look = judge_days(model, gate, paired, state)
+    look = judge_pair(model, gate, paired, state)
     notes = "".join(f"; {problem}" for problem in measured.problems)
     if isinstance(look, str):
         raise PromotionRefusedError(f"versions {pair.champion} and {pair.previous} are not compared yet: {look}{notes}")
@@ -73,7 +73,9 @@ def request_rollback(model: ModelSpec, record: MonitoringRecord, end: str, *, ac
         rows=paired.rows,
         reason=reason,
     )
-    return ledger.append_decision(model.name, actor, lambda state: rollback_rules.decide_request(state, model, request))
+    return ledger.append_decision(
+        model.name, actor, lambda state: rollback_rules.decide_rollback_request(state, model, request)
+    )
 
 
 def roll_back(
@@ -111,7 +113,7 @@ def reject_rollback(model: ModelSpec, request_entry: int, *, actor: str, rejecte
     )
 
 
-def judge_days(model: ModelSpec, gate: AgainstChampionGate, paired: PairedDays, state: LedgerState) -> DaysLook | str:
+def judge_pair(model: ModelSpec, gate: AgainstChampionGate, paired: PairedDays, state: LedgerState) -> DaysLook | str:
     """Return what a look at the days so far decides, or why there is none yet."""
     policy, calendar = model.auto_rollback, feature_spec(model).calendar
     assert policy
@@ -119,9 +121,9 @@ def judge_days(model: ModelSpec, gate: AgainstChampionGate, paired: PairedDays, 
     digest = digest_metric(model, gate)
     correlations = [
         measured
-        for other in model.gates
-        if isinstance(other, AgainstChampionGate) and digest_metric(model, other) == digest
-        for measured in earlier_day_correlations(other.name, state.comparisons)
+        for compared in model.gates
+        if isinstance(compared, AgainstChampionGate) and digest_metric(model, compared) == digest
+        for measured in earlier_day_correlations(compared.name, state.comparisons)
     ]
     unit = timedelta(weeks=1) if calendar.unit == "week" else timedelta(days=1)
     last_day = policy.count_days(calendar)

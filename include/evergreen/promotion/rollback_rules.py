@@ -14,7 +14,9 @@ from evergreen.spec.model import ModelSpec
 _Event = TypeVar("_Event", RollbackRejected, ChampionRolledBack)
 
 
-def decide_request(state: LedgerState, model: ModelSpec, request: RollbackRequested) -> RollbackRequested | LedgerEntry:
+def decide_rollback_request(
+    state: LedgerState, model: ModelSpec, request: RollbackRequested
+) -> RollbackRequested | LedgerEntry:
     """Return the request, or the entry that has recorded it.
 
     Raises:

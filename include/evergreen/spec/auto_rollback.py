@@ -81,8 +81,8 @@ def rollback_gate(
         raise ValueError("no gate compares with the champion, whose metric it could take: name a metric")
     if metric not in SUM_METRICS:
         fitting = [name for name in SUM_METRICS if not gate_kind_problem(_bare_gate(name), prediction)]
-        where = "" if policy.metric else f", the metric of {source.name if source else ''},"
-        raise ValueError(f"{metric}{where} is no sum over rows, as days are added up: name one of {', '.join(fitting)}")
+        owner = f", the metric of {source.name}," if source and policy.metric is None else ""
+        raise ValueError(f"{metric}{owner} is no sum over rows, as days are added up: name one of {', '.join(fitting)}")
     try:
         gate = AgainstChampionGate(
             **{**options, "metric": metric}, name=COMPARISON_NAME, must_be="better", confidence=policy.confidence

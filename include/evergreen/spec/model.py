@@ -637,8 +637,8 @@ class ModelSpec(Frozen):
         faults = auto_rollback.find_faults(
             self.auto_rollback, self.gates, self.prediction_type, is_monitored=is_monitored
         )
-        if found := list(faults):
-            raise PydanticCustomError(_FAULTS_ERROR, "no rollback can be decided", {"faults": found})
+        if listed := list(faults):
+            raise PydanticCustomError(_FAULTS_ERROR, "no rollback can be decided", {"faults": listed})
         return self
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from evergreen.ledger import (
 )
 from evergreen.monitoring.champion_pair import find_pair
 from evergreen.promotion.approvals import find_waiting_rollback
-from evergreen.promotion.rollback_rules import closed_reason, decide_request, find_obstacle
+from evergreen.promotion.rollback_rules import closed_reason, decide_rollback_request, find_obstacle
 from evergreen.spec.auto_rollback import AutoRollbackPolicy
 from evergreen.spec.model import ApprovalPolicy, ModelSpec
 from support.ledger_events import (
@@ -108,10 +108,10 @@ def find(state: LedgerState, model: ModelSpec, **request: Any) -> str | None:
 def test_nothing_holds_back_what_the_evidence_asks_for() -> None:
     state = build_state(*TWO)
     assert find(state, spec()) is None
-    assert decide_request(state, spec(), requested()) == requested()
+    assert decide_rollback_request(state, spec(), requested()) == requested()
     after = append_event(state, requested())
-    assert decide_request(after, spec(), requested()) == after.entries[-1]
-    assert decide_request(after, spec(), requested(31)) == requested(31)
+    assert decide_rollback_request(after, spec(), requested()) == after.entries[-1]
+    assert decide_rollback_request(after, spec(), requested(31)) == requested(31)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_holds_it_back(events: list[LedgerEvent], reason: str) -> None:
     state, model = build_state(*TWO, *events), spec().model_copy(update={"approval": ApprovalPolicy()})
     assert reason in str(find(state, model))
     with pytest.raises(PromotionRefusedError, match="it does better; it is not rolled back: .*"):
-        decide_request(state, model, requested(31))
+        decide_rollback_request(state, model, requested(31))
     assert find_waiting_rollback(model, state) is None
 
 
