@@ -204,7 +204,9 @@ def _unlabelled_share(event: LedgerEvent, state: LedgerState) -> float | None:
 def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     """Return why the champion changed with this event."""
     if isinstance(event, ChampionRolledBack):
-        return f"rolled back from version {event.barred_version}: {event.reason}"
+        approval = f", approved by {event.approved_by}" if event.approved_by else ""
+        how = f"automatically rolled back{approval}" if event.request_entry else "rolled back"
+        return f"{how} from version {event.barred_version}: {event.reason}"
     if isinstance(event, ChampionLost):
         return f"version {event.lost_version} was lost: {event.reason}"
     assert isinstance(event, VersionPromoted)  # nothing else begins a tenure

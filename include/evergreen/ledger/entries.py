@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
-from evergreen.gates.verdict import Verdict
+from evergreen.gates.verdict import Look, Verdict
 from evergreen.spec import Frozen, Name, NonEmptyStr, Period
 from evergreen.storage import FileName, RelativePath, Sha256
 from evergreen.window import RunReason
@@ -124,6 +124,14 @@ class ChampionRolledBack(Frozen):
     restored_version: NonEmptyStr
     barred_version: NonEmptyStr
     reason: NonEmptyStr
+    request_entry: EntryNumber | None = Field(
+        None,
+        description="of an automatic rollback, number of the entry that asked for it; None: a person did",
+        exclude_if=lambda value: value is None,
+    )
+    approved_by: str | None = Field(
+        None, description="of an automatic rollback, if it needs approval", exclude_if=lambda value: value is None
+    )
 
 
 class ChampionLost(Frozen):
@@ -228,6 +236,38 @@ class RetrainRefused(Frozen):
     reason: NonEmptyStr
 
 
+class RollbackRequested(Frozen, allow_inf_nan=False):
+    """On matured labels the champion is worse than the one that it replaced: it may be rolled back automatically.
+
+    It is recorded before anything acts on it. Equal evidence is recorded once.
+    """
+
+    kind: Literal["rollback_requested"] = "rollback_requested"
+    champion: NonEmptyStr = Field(description="its version at that time")
+    champion_entry: EntryNumber = Field(description="number of the entry that promoted it")
+    previous: NonEmptyStr = Field(description="the version that it replaced, and that would be champion again")
+    previous_content: Sha256
+    as_of: Period = Field(description="labels that were known when this period began were used")
+    days: tuple[date, date] = Field(description="of the comparison: first ≤ day < end")
+    look: Look = Field(description="the gain of the version before over the champion, and its bound")
+    alpha: float = Field(gt=0, lt=1, description="chance of a rollback by chance after the promotion, at most")
+    metric: NonEmptyStr = Field(description="a digest of what the metric is")
+    rows: int = Field(ge=1, description="that both were compared on")
+    reason: NonEmptyStr
+
+
+class RollbackRejected(Frozen):
+    """An automatic rollback was not approved: a person rejected it, or the approval timed out.
+
+    Nobody is asked again about this champion.
+    """
+
+    kind: Literal["rollback_rejected"] = "rollback_rejected"
+    request_entry: EntryNumber = Field(description="number of the entry that asked for it")
+    rejected_by: NonEmptyStr
+    reason: NonEmptyStr
+
+
 LedgerEvent = (
     VerdictRecorded
     | VersionRegistered
@@ -245,6 +285,8 @@ LedgerEvent = (
     | AlarmRaised
     | RetrainRequested
     | RetrainRefused
+    | RollbackRequested
+    | RollbackRejected
 )
 
 

@@ -136,6 +136,14 @@ class LedgerState:
         return self._name_tenure(self.previous_tenure)
 
     @property
+    def replaced_tenure(self) -> ChampionTenure | None:
+        """Return the champion that the current one was promoted over; None if a rollback or a loss restored it."""
+        tenure = self.champion_tenure
+        event = self.entries[tenure.entry_number - 1].event if tenure else None
+        is_replacement = isinstance(event, events.VersionPromoted) and event.previous_champion is not None
+        return self.tenures[-2] if is_replacement else None
+
+    @property
     def challenger(self) -> str | None:
         if self.challenger_content is None or self.challenger_version is None:
             return None
@@ -312,6 +320,8 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             return _judge(state, event, entry.number)
         case events.BacktestRecorded() | events.AlarmRaised() | events.RetrainRequested() | events.RetrainRefused():
             return state
+        case events.RollbackRequested() | events.RollbackRejected():
+            return state
         case _ as never:
             assert_never(never)
 
@@ -418,7 +428,12 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
                 return None
             return f"version {version} is not the challenger by the verdict in entry {number}"
         case events.ChampionRolledBack(barred_version=replaced, restored_version=version):
-            return _replacement_problem(state, "bars", replaced, version)
+            return _replacement_problem(state, "bars", replaced, version) or _automatic_problem(state, event)
+        case events.RollbackRequested():
+            return _rollback_problem(state, event) or _future_problem(entry, event.as_of)
+        case events.RollbackRejected(request_entry=number):
+            is_request = isinstance(_event_at(state, number), events.RollbackRequested)
+            return None if is_request else f"entry {number} asks for no rollback"
         case events.ChampionLost(lost_version=replaced, restored_version=version):
             return _replacement_problem(state, "loses", replaced, version)
         case events.VersionReleased(version=version):
@@ -506,6 +521,35 @@ def _replacement_problem(state: LedgerState, verb: str, replaced: str, version: 
     if content in state.lost_contents:
         return f"version {version} was lost"
     return None
+
+
+def _automatic_problem(state: LedgerState, event: events.ChampionRolledBack) -> str | None:
+    """Return why an automatic rollback does not follow from its request."""
+    if event.request_entry is None:
+        return None
+    number, request = event.request_entry, _event_at(state, event.request_entry)
+    if not isinstance(request, events.RollbackRequested):
+        return f"entry {number} asks for no rollback"
+    if problem := _rollback_problem(state, request):
+        return f"of entry {number}, {problem}"
+    if state.content_of(event.restored_version) != request.previous_content:
+        return f"entry {number} asks for version {request.previous}"
+    is_rejected = state.entries.find_last(events.RollbackRejected, request_entry=number)
+    return f"it was rejected in entry {is_rejected.number}" if is_rejected else None
+
+
+def _rollback_problem(state: LedgerState, event: events.RollbackRequested) -> str | None:
+    """Return why the champion is not the one that was compared, or has not replaced the other one."""
+    tenure, replaced = state.champion_tenure, state.replaced_tenure
+    if tenure is None or tenure.entry_number != event.champion_entry:
+        return f"the champion is not that of entry {event.champion_entry}"
+    if replaced is None or replaced.content != event.previous_content:
+        return f"the champion was not promoted over version {event.previous}"
+    return None
+
+
+def _event_at(state: LedgerState, number: int) -> events.LedgerEvent | None:
+    return state.entries[number - 1].event if 1 <= number <= state.head_number else None
 
 
 def _rejection_problem(state: LedgerState, event: events.PromotionRejected) -> str | None:

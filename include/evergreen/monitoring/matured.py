@@ -60,6 +60,9 @@ NOT_FINITE = "its sums are not finite"
 OTHER_METRIC = "was another metric when this was measured: it is left out"
 """The end of a problem of a period."""
 
+PAIR_PREFIX = "pair="
+"""Of the partitions with how two champions did on the same rows (`paired_periods`)."""
+
 _PERFORMANCE = "performance"
 _HOLDOUT_PREFIX, _DIGITS = "holdout=", 16
 # Of a gate, what its metric is. Limits and what else it decides by are not among it.
@@ -293,7 +296,7 @@ class MaturedPeriods:
         if since and not is_preview:  # a run for an earlier day forgets no label
             known_before = max(known_before, datetime.fromisoformat(since) + timedelta(microseconds=1))
         with open_database() as database:
-            labels = _read_labels(database, spine, self._model.label, known_before)
+            labels = read_labels(database, spine, self._model.label, known_before)
             earlier = _digests_until(database, spine, self._model.label, since) if since else None
         performance, failed = self._compute(period, model, labels, models, known_before)
         if is_preview and (published or labels.pending):
@@ -513,8 +516,8 @@ def describe_metrics(model: ModelSpec) -> dict[str, Any]:
     Sums of another description are of another metric, whatever its gate is called.
     """
     described = dict[str, Any]()
-    for gate, metric in _named_metrics(model):
-        described[gate.name] = metric
+    for gate in monitored_gates(model):
+        metric = described[gate.name] = describe_metric(model, gate)
         if ":" in gate.metric:
             try:
                 code = code_of((gate.metric.partition(":")[0],), (), model.code_packages)
@@ -524,26 +527,31 @@ def describe_metrics(model: ModelSpec) -> dict[str, Any]:
     return described
 
 
-def _named_metrics(model: ModelSpec) -> Iterator[tuple[MetricGate, dict[str, Any]]]:
-    common = {
+def describe_metric(model: ModelSpec, gate: MetricGate) -> dict[str, Any]:
+    """Return what the metric of a gate is, whatever its code."""
+    return {
         "label": model.label,
         "prediction": model.prediction_type and model.prediction_type.model_dump(mode="json"),
         "weight": model.weight,
         "query": model.query,
         "forecast": model.forecast and model.forecast.model_dump(mode="json"),
+        "metric": gate.model_dump(mode="json", include=set(_METRIC_FIELDS)),
     }
-    for gate in monitored_gates(model):
-        yield gate, common | {"metric": gate.model_dump(mode="json", include=set(_METRIC_FIELDS))}
+
+
+def digest_metric(model: ModelSpec, gate: MetricGate) -> str:
+    """Return a short digest of `describe_metric`."""
+    return compute_fingerprint(describe_metric(model, gate))[:_DIGITS]
 
 
 def digest_metrics(model: ModelSpec) -> dict[str, str]:
     """Return a short digest of what the metric of each monitored gate is, whatever its code, by the gate's name."""
-    return {gate.name: compute_fingerprint(metric)[:_DIGITS] for gate, metric in _named_metrics(model)}
+    return {gate.name: digest_metric(model, gate) for gate in monitored_gates(model)}
 
 
 def _period_partitions(dataset: Dataset, start: str) -> list[str]:
     names = dataset.partitions(datasets.period_partition(start) if start else "")
-    return [name for name in names if not name.startswith(_HOLDOUT_PREFIX)]
+    return [name for name in names if not name.startswith((_HOLDOUT_PREFIX, PAIR_PREFIX))]
 
 
 def find_promoting_verdict(state: LedgerState, tenure: ChampionTenure) -> VerdictRecorded:
@@ -577,7 +585,8 @@ def _tenure_starts(state: LedgerState) -> Iterator[tuple[str, ChampionTenure]]:
         yield start or tenure.as_of, tenure
 
 
-def _read_labels(con: duckdb.DuckDBPyConnection, spine: Path, label: str, known_before: datetime) -> LabelState:
+def read_labels(con: duckdb.DuckDBPyConnection, spine: Path, label: str, known_before: datetime) -> LabelState:
+    """Return what was known before an instant of the labels of a period's examples."""
     known_at, is_labelled = "CAST(label_known_at AS TIMESTAMPTZ)", f"{quote_name(label)} IS NOT NULL"
     instant = f"TIMESTAMPTZ {quote_text(known_before.isoformat())}"
     was_known = f"FILTER ({is_labelled} AND {known_at} < {instant})"

@@ -168,8 +168,40 @@ def open_period(
         yield PeriodRows(_load_evidence(model, gates, scores, files, folder), count, problems)
 
 
+@contextmanager
+def open_pair(
+    model: ModelSpec,
+    gate: MetricGate,
+    period: str,
+    contents: tuple[str, str],
+    models: RegisteredModels,
+    known_before: datetime,
+    dataset: Dataset,
+) -> Iterator[PeriodRows]:
+    """Yield the rows of a period with the predictions of two models, as candidate and as champion of the evidence.
+
+    Both score the same rows with the same features, whatever was published when these were others.
+    """
+    calendar = feature_spec(model).calendar
+    window = Window.from_range(period, calendar.shift(period, 1), RunReason.MANUAL, calendar)
+    with open_labelled_examples(model, window, dataset, known_before) as (rows, seasonal, examples):
+        folder, scores = rows.parent, list[RowColumn]()
+        for number, content in enumerate(contents):
+            place = folder / f"model-{number}"
+            place.mkdir()
+            scores.append(models.score(content, examples, rows, place))
+        files = [rows, *([seasonal] if seasonal else [])]
+        evidence = _load_evidence(model, [gate], scores[0], files, folder, champion=scores[1])
+        yield PeriodRows(evidence, pq.read_metadata(rows).num_rows, [])
+
+
 def _load_evidence(
-    model: ModelSpec, gates: Sequence[MetricGate], scores: RowColumn, files: Sequence[Path], folder: Path
+    model: ModelSpec,
+    gates: Sequence[MetricGate],
+    scores: RowColumn,
+    files: Sequence[Path],
+    folder: Path,
+    champion: RowColumn | None = None,
 ) -> Evidence:
     """Return evidence about the rows of `files`: examples, and of a forecast its seasonal columns."""
     rows, *seasonal = files
@@ -181,6 +213,7 @@ def _load_evidence(
     values: dict[str, RowColumn | MissingEvidence] = {
         "candidate": scores,
         "label": write_labels(rows, model.prediction_type, folder),
+        **({"champion": champion} if champion else {}),
     }
     clusters = write_clusters(rows, model.clusters, folder) | write_targets(model, rows, folder)
     values |= {_CLUSTER + name: cluster for name, cluster in clusters.items()}
@@ -202,7 +235,7 @@ def _load_evidence(
         for field, prefix in (("clusters", _CLUSTER), ("columns", _COLUMN))
     }
     plain: dict[str, Any] = {name: value for name, value in fields.items() if not name.startswith((_CLUSTER, _COLUMN))}
-    return Evidence(champion=NoChampion(), prediction_type=model.prediction_type, **plain, **nested)
+    return Evidence(**{"champion": NoChampion(), **plain}, prediction_type=model.prediction_type, **nested)
 
 
 def _read_rows(model: ModelSpec, columns: Mapping[str, RowColumn], folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from evergreen.errors import DatasetError, validation_problem
 from evergreen.lake import datasets
 from evergreen.lake.datasets import Dataset
+from evergreen.periods import Calendar
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.storage import Sha256, read_version
 
@@ -109,6 +110,13 @@ class MonitoringRecord(Frozen):
     @property
     def open_alarms(self) -> tuple[AlarmRecord, ...]:
         return tuple(alarm for alarm in self.alarms if alarm.closed is None)
+
+
+def is_newest(record: MonitoringRecord, end: str, calendar: Calendar) -> bool:
+    """Return whether a run that knows the data until `end` knows all that the record is about."""
+    days = [alarm.opened for alarm in record.open_alarms]
+    newest = max([*days, record.judged_until] if record.judged_until else days, default=date.min)
+    return calendar.date_of(calendar.shift(end, -1)) >= newest
 
 
 def monitoring_dataset(model: str) -> Dataset:

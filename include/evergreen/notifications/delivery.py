@@ -26,7 +26,7 @@ from evergreen.notifications.outbox import (
     read_outbox,
     update_outbox,
 )
-from evergreen.promotion.approvals import find_waiting_approval
+from evergreen.promotion.approvals import find_waiting_approval, find_waiting_rollback
 from evergreen.promotion.freshness import champion_due, features_due, list_recent_periods
 from evergreen.settings import NotificationEvent, NotificationRoute, settings
 from evergreen.spec.loader import feature_spec, load_spec, model_names
@@ -285,7 +285,8 @@ class NewsReader:
         return bisect_right(entries, previous.recorded_at, key=lambda entry: entry.recorded_at)
 
     def _approvals(self, state: LedgerState) -> Iterator[tuple[str, Notification]]:
-        if waiting := find_waiting_approval(self.model, state):
+        entries = (find(self.model, state) for find in (find_waiting_approval, find_waiting_rollback))
+        for waiting in filter(None, entries):
             entry_hash = state.entries.records[waiting.number - 1].hash
             yield entry_hash, events.approval_notification(self.model, waiting, entry_hash, self.airflow_url)
 

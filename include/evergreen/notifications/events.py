@@ -112,6 +112,11 @@ def entry_notification(
             restored, barred = event.restored_version, event.barred_version
             summary = "rolled_back", "warning", f"version {restored} is champion again, version {barred} is barred"
             text = f"{entry.actor}: {event.reason}"
+            if event.request_entry:
+                text = f"Automatic, by {text}" + (f". {event.approved_by} approved." if event.approved_by else "")
+        case ledger.RollbackRejected() as event:
+            summary = "held_back", "warning", "an automatic rollback of its champion was not approved"
+            text = f"{event.rejected_by}: {event.reason}"
         case ledger.ChampionLost() as event:
             now = f"version {event.restored_version} is champion" if event.restored_version else "it has none now"
             summary = "lost", "critical", f"the champion, version {event.lost_version}, is lost; {now}"
@@ -138,6 +143,7 @@ NOTIFIED_KINDS = frozenset(
         ledger.ChallengerWithdrawn,
         ledger.PromotionRejected,
         ledger.ChampionRolledBack,
+        ledger.RollbackRejected,
         ledger.ChampionLost,
         ledger.AlarmRaised,
     )
@@ -148,7 +154,13 @@ NOTIFIED_KINDS = frozenset(
 def approval_notification(
     model: ModelSpec, waiting: LedgerEntry, entry_hash: str, airflow_url: str | None
 ) -> Notification:
-    """Return what a verdict that waits for a person's approval is notified as; arguments as `entry_notification`."""
+    """Return what a verdict, or a rollback, that waits for a person is notified as; arguments as for an entry."""
+    if isinstance(waiting.event, ledger.RollbackRequested):
+        title = f"a rollback of champion {waiting.event.champion} waits for an approval"
+        text = f"Answer under Required actions in Airflow. {waiting.event.reason}"
+        link = f"{airflow_url}/evergreen/{model.name}.monitor/monitoring" if airflow_url else None
+        summary: _Summary = "waiting_for_approval", "warning", title
+        return _create(model, summary, text, waiting.recorded_at, [entry_hash], link)
     assert isinstance(waiting.event, ledger.VerdictRecorded)
     title = f"the candidate as of {waiting.event.as_of} waits for an approval"
     text = f"Answer under Required actions in Airflow. {waiting.event.verdict.reason}"

@@ -27,7 +27,7 @@ from evergreen.lake import datasets
 from evergreen.ledger import LedgerState, VerdictRecorded
 from evergreen.ledger.entries import LedgerEntry
 from evergreen.notifications.outbox import read_orphans, read_outbox
-from evergreen.promotion.approvals import find_waiting_approval
+from evergreen.promotion.approvals import find_waiting_approval, find_waiting_rollback
 from evergreen.promotion.freshness import champion_due, count_gaps, features_due, list_recent_periods
 from evergreen.settings import settings
 from evergreen.spec.gates import AgainstChampionGate
@@ -331,7 +331,7 @@ def ledger_samples(model: ModelSpec, state: LedgerState) -> Iterator[MetricSampl
     gathers = state.open_comparison is not None
     yield CHALLENGERS, ("gathering_evidence",), gathers
     yield CHALLENGERS, ("waiting",), state.challenger_content is not None and not gathers
-    waiting = find_waiting_approval(model, state)
+    waiting = find_waiting_approval(model, state) or find_waiting_rollback(model, state)
     yield APPROVALS_WAITING, (), waiting is not None
     if waiting:
         yield APPROVAL_SINCE, (), waiting.recorded_at.timestamp()

@@ -1,11 +1,11 @@
-"""Which verdict waits for a person's approval: a pure function of the spec and the ledger."""
+"""What waits for a person's approval, a verdict or a rollback: pure functions of the spec and the ledger."""
 
 from __future__ import annotations
 
 from evergreen import ledger
 from evergreen.errors import EvergreenError
-from evergreen.ledger import LedgerEntry, LedgerState, VerdictRecorded
-from evergreen.promotion import rules
+from evergreen.ledger import LedgerEntry, LedgerState, RollbackRequested, VerdictRecorded
+from evergreen.promotion import rollback_rules, rules
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
@@ -27,3 +27,12 @@ def find_waiting_approval(model: ModelSpec, state: LedgerState) -> LedgerEntry |
     except EvergreenError:
         return None  # it may not be promoted, whoever approves
     return entry if isinstance(decision, ledger.VersionPromoted) else None
+
+
+def find_waiting_rollback(model: ModelSpec, state: LedgerState) -> LedgerEntry | None:
+    """Return the entry that asks for an automatic rollback if nothing but a person's approval is missing."""
+    entry = state.entries.find_last(RollbackRequested)
+    if model.approval is None or entry is None:
+        return None
+    assert isinstance(entry.event, RollbackRequested)
+    return None if rollback_rules.find_obstacle(state, model, entry.event) else entry

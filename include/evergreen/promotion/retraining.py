@@ -7,14 +7,13 @@ is killed between the two starts the run when it is repeated, and two at once st
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date
 from typing import Literal
 
 from evergreen import ledger
 from evergreen.errors import WindowError
 from evergreen.ledger import AlarmRaised, LedgerEntry, LedgerState, RetrainRefused, RetrainRequested
-from evergreen.monitoring.record import MonitoringRecord
-from evergreen.periods import Calendar, Duration
+from evergreen.monitoring.record import MonitoringRecord, is_newest
+from evergreen.periods import Duration
 from evergreen.promotion import challengers
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -142,7 +141,7 @@ def _cooldown_end(request: RetrainRequested, model: ModelSpec) -> str:
 
 def _asking_alarms(state: LedgerState, model: ModelSpec, record: MonitoringRecord, end: str) -> list[LedgerEntry]:
     """Return the entries of open alarms that may ask, oldest first; none for another champion, or a day of the past."""
-    if record.champion_content != state.champion_content or not _is_newest(record, end, feature_spec(model).calendar):
+    if record.champion_content != state.champion_content or not is_newest(record, end, feature_spec(model).calendar):
         return []
     raised = (
         state.entries.find_last(
@@ -156,13 +155,6 @@ def _asking_alarms(state: LedgerState, model: ModelSpec, record: MonitoringRecor
         if alarm.rule in model.retrain_on.alarms
     )
     return sorted(filter(None, raised), key=lambda entry: entry.number)
-
-
-def _is_newest(record: MonitoringRecord, end: str, calendar: Calendar) -> bool:
-    """Return whether a run that knows the data until `end` knows all that the record is about."""
-    days = [alarm.opened for alarm in record.open_alarms]
-    newest = max([*days, record.judged_until] if record.judged_until else days, default=date.min)
-    return calendar.date_of(calendar.shift(end, -1)) >= newest
 
 
 def _newest_request(state: LedgerState) -> tuple[LedgerEntry, RetrainRequested] | None:

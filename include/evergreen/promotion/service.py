@@ -211,25 +211,56 @@ def reject_promotion(
     )
 
 
+@dataclass(frozen=True)
+class RollbackRequest:
+    """The entry of the ledger that asks for an automatic rollback, and who has approved it, if anybody had to."""
+
+    entry: int
+    approved_by: str | None = None
+
+
 def roll_back_champion(
-    model: ModelSpec, target_version: str | None, reason: str, *, actor: str, expected_champion: str | None = None
+    model: ModelSpec,
+    target_version: str | None,
+    reason: str,
+    *,
+    actor: str,
+    expected_champion: str | None = None,
+    request: RollbackRequest | None = None,
+    find_obstacle: Callable[[ledger.LedgerState], str | None] = lambda _: None,
 ) -> ledger.ChampionRolledBack:
     """Restore the previous champion, or `target_version`, and bar the current one until it is released.
 
+    Args:
+        model: its spec.
+        target_version: None: the last champion that was never at fault.
+        reason: for the ledger.
+        actor: the run or the person.
+        expected_champion: the version to bar; None: whichever is champion.
+        request: of an automatic rollback.
+        find_obstacle: returns why it may not be rolled back in a state of the ledger, if it has not been yet.
+
     Raises:
-        PromotionRefusedError: there is no such version to restore, or the champion has changed.
+        PromotionRefusedError: there is no such version to restore, the champion has changed, or there is an obstacle.
         SignatureError: the files of the version to restore are not those that were registered and signed.
     """
+
+    def decide(state: ledger.LedgerState) -> ledger.ChampionRolledBack | ledger.LedgerEntry:
+        decision = rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion)
+        if isinstance(decision, ledger.LedgerEntry):
+            return decision
+        if obstacle := find_obstacle(state):
+            raise PromotionRefusedError(f"version {decision.barred_version} is not rolled back: {obstacle}")
+        if request is None:
+            return decision
+        return decision.model_copy(update={"request_entry": request.entry, "approved_by": request.approved_by})
+
     state = ledger.read_state(model.name)
-    plan = rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion)
+    plan = decide(state)
     if isinstance(plan, ledger.ChampionRolledBack):
         target_version, expected_champion = plan.restored_version, plan.barred_version
         versions.verify_version(model.name, target_version, state.content_of(target_version))
-    event = append_and_sync(
-        model,
-        actor,
-        lambda state: rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion),
-    )
+    event = append_and_sync(model, actor, decide)
     assert isinstance(event, ledger.ChampionRolledBack)
     return event
 

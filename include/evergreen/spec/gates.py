@@ -90,6 +90,25 @@ _INSTEAD_IN_COMPARISONS = {
     "crossing_rate": "interval_score or quantile_loss",
 }
 
+SUM_METRICS = (
+    "log_loss",
+    "brier",
+    "accuracy",
+    "precision",
+    "recall",
+    "expected_cost",
+    "macro_f1",
+    "weighted_f1",
+    "rmse",
+    "mae",
+    "smape",
+    "r2",
+    "quantile_loss",
+    "poisson_deviance",
+    "interval_score",
+)
+"""Metrics of rows that are functions of sums over rows, and that two models can be compared by."""
+
 _FUNCTION_PATTERN = r"^[a-z_][\w.]*:[A-Za-z_]\w*$"
 FunctionPath = Annotated[str, StringConstraints(pattern=_FUNCTION_PATTERN)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]

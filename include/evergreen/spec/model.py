@@ -16,7 +16,8 @@ from pydantic_core import PydanticCustomError
 
 from evergreen.errors import Fault, SpecError
 from evergreen.periods import Calendar, Duration
-from evergreen.spec import DurationText, Frozen, Name, NonEmptyStr, PositiveDuration
+from evergreen.spec import DurationText, Frozen, Name, NonEmptyStr, PositiveDuration, auto_rollback
+from evergreen.spec.auto_rollback import AutoRollbackPolicy
 from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import (
     DAY_CLUSTER,
@@ -40,7 +41,7 @@ from evergreen.spec.prediction_type import Classes, ForecastSeries, ModelKind, P
 
 _LONGEST_TRAILING = timedelta(366)
 
-_KIND_ERROR = "unfit_kind"  # its context has the faults
+_FAULTS_ERROR = "faults"  # its context has them
 _KIND_FIELDS = {
     "classes": "list at least two, in the order in which the model returns their probabilities",
     "quantiles": "list at least two, from the lowest to the highest, as the model returns them",
@@ -541,6 +542,11 @@ class ModelSpec(Frozen):
         description="the DAG that watches the champion's data, and how a candidate gathers evidence for gates that "
         "compare with the champion; None: there is no such DAG, and the holdout decides",
     )
+    auto_rollback: AutoRollbackPolicy | None = Field(
+        None,
+        description="when a champion that falls behind the one before it on matured labels is rolled back; None: a "
+        "person decides",
+    )
     score: ScorePolicy | None = Field(
         None, description="how the champion scores new periods in batch; None: it does not, and there is no such DAG"
     )
@@ -574,7 +580,7 @@ class ModelSpec(Frozen):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if faults := list(self._kind_faults()):
-            raise PydanticCustomError(_KIND_ERROR, "what it predicts is not clear", {"faults": faults})
+            raise PydanticCustomError(_FAULTS_ERROR, "what it predicts is not clear", {"faults": faults})
         return self
 
     def _kind_faults(self) -> Iterator[Fault]:
@@ -624,6 +630,18 @@ class ModelSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _check_auto_rollback(self) -> Self:
+        if self.auto_rollback is None:
+            return self
+        is_monitored = self.monitor is not None
+        faults = auto_rollback.find_faults(
+            self.auto_rollback, self.gates, self.prediction_type, is_monitored=is_monitored
+        )
+        if listed := list(faults):
+            raise PydanticCustomError(_FAULTS_ERROR, "no rollback can be decided", {"faults": listed})
+        return self
+
+    @model_validator(mode="after")
     def _check_durations(self) -> Self:
         if isinstance(self.features, FeatureSpec):
             self.check_period(self.features.calendar)
@@ -643,8 +661,12 @@ class ModelSpec(Frozen):
             "retrain_after": self.retrain_after,
             "retrain_on.cooldown": self.retrain_on.alarms and self.retrain_on.cooldown,
             "monitor.look_after": self.monitor and self.monitor.look_after,
+            "auto_rollback.within": self.auto_rollback and self.auto_rollback.within,
+            "auto_rollback.budget_time": self.auto_rollback and self.auto_rollback.budget_time,
         }
         problems = [_multiple_problem(name, duration, calendar) for name, duration in durations.items() if duration]
+        if self.auto_rollback:
+            problems.append(auto_rollback.days_problem(self.auto_rollback, calendar))
         if named := list(filter(None, problems)):
             raise ValueError("; ".join(named))
         compares = any(isinstance(gate, PairedComparisonGate) for gate in self.gates)
@@ -694,7 +716,7 @@ def _validation_faults(error: ValidationError) -> list[Fault]:
         if detail["type"] == "too_short" and any(p[:depth] == detail["loc"] and p[depth:] for p in paths):
             continue  # the list is short because an item of it is invalid, which has a fault of its own
         path = [str(part) for part in detail["loc"]]
-        if detail["type"] in (PARAMETERS_ERROR, _KIND_ERROR):
+        if detail["type"] in (PARAMETERS_ERROR, _FAULTS_ERROR):
             faults += [
                 Fault(".".join(filter(None, (*path, fault.location))), fault.problem, fault.fix)
                 for fault in detail["ctx"]["faults"]

@@ -7,6 +7,7 @@ from typing import get_args
 
 from pydantic import BaseModel
 
+from evergreen.spec.auto_rollback import AutoRollbackPolicy
 from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import Gate
 from evergreen.spec.model import (
@@ -36,6 +37,7 @@ PARTS: Mapping[tuple[str, ...], type[BaseModel]] = {
     ("monitor",): MonitorPolicy,
     ("retrain_on",): RetrainPolicy,
     ("approval",): ApprovalPolicy,
+    ("auto_rollback",): AutoRollbackPolicy,
     ("score",): ScorePolicy,
     ("forecast",): ForecastSeries,
 }

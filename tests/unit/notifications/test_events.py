@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergreen import ledger
+from evergreen.gates.verdict import Look
 from evergreen.ledger.entries import LedgerEntry, hash_entry
 from evergreen.notifications import events
 from evergreen.notifications.events import (
@@ -120,6 +121,51 @@ def test_reasons_are_told(model: ModelSpec) -> None:
     assert texts[11] == "flights.delay psi"
     assert texts[12] == f"It knows data until {day(40)}. It replaces version 1."
     assert texts[13] == "ada: late flights"
+
+
+def test_an_automatic_rollback_tells_its_evidence_and_who_approved(model: ModelSpec) -> None:
+    event = ledger.ChampionRolledBack(
+        restored_version="1", barred_version="4", reason="version 1 does better", request_entry=7
+    )
+    by_itself, approved = build_entries([event, event.model_copy(update={"approved_by": "grace"})], "tills")
+    for entry, text in (
+        (by_itself, "Automatic, by ada: version 1 does better"),
+        (approved, "Automatic, by ada: version 1 does better. grace approved."),
+    ):
+        notification = notify(model, entry)
+        assert notification
+        assert (notification.event, notification.text) == ("rolled_back", text)
+
+
+def test_a_rollback_that_waits_for_a_person_and_one_that_was_rejected(model: ModelSpec) -> None:
+    look = Look(end=datetime(2013, 2, 1).date(), days=10, level=0.001, gain=0.1, low=0.01)
+    request = ledger.RollbackRequested(
+        champion="4",
+        champion_entry=1,
+        previous="1",
+        previous_content=content(10),
+        as_of=day(40),
+        days=(datetime(2013, 1, 20).date(), look.end),
+        look=look,
+        alpha=0.01,
+        metric="a digest",
+        rows=100,
+        reason="version 1 does better",
+    )
+    rejection = ledger.RollbackRejected(request_entry=1, rejected_by="grace", reason="it was the weather")
+    waiting, rejected = build_entries([request, rejection], "tills")
+    assert notify(model, waiting) is None, "without an approval it is followed by the rollback"
+    asked = events.approval_notification(model, waiting, "a hash", AIRFLOW)
+    assert (asked.event, asked.title) == (
+        "waiting_for_approval",
+        "tills: a rollback of champion 4 waits for an approval",
+    )
+    assert asked.text == "Answer under Required actions in Airflow. version 1 does better"
+    assert asked.link == f"{AIRFLOW}/evergreen/tills.monitor/monitoring"
+    told = notify(model, rejected)
+    assert told
+    assert (told.event, told.text) == ("held_back", "grace: it was the weather")
+    assert rejected.event.kind in events.NOTIFIED_KINDS
 
 
 def test_links_lead_to_reports_if_airflow_is_known(model: ModelSpec) -> None:

@@ -1,6 +1,7 @@
 """The DAG that looks after promotion: at the champion's data, and at a challenger that may replace it.
 
-`plan → watch → measure → (request_retrain)`, and beside it `plan → examples → evaluate → judge → (approve) → conclude`
+`plan → watch → measure → (request_retrain)`, and beside it `plan → examples → evaluate → judge → (approve) → conclude`.
+If the spec has `auto_rollback`, also `measure → compare_previous → (approve_rollback) → roll_back`
 
 **The champion's data.** `watch` publishes histograms of the inputs of each period that the champion has not learned
 from, and of its batch predictions, and compares days with those of the data that it was made from. Its log, `evergreen
@@ -16,6 +17,13 @@ compares days with those of the holdout that the champion was judged on: the ala
 whose labels come late or are corrected are measured again, which the monitoring report lists. It begins with none after
 ten minutes: the next runs measure the others. If it fails, `request_retrain` acts on the alarms that are known, and the
 next run measures what it did not.
+
+**A rollback.** If `auto_rollback` in the spec asks for it, `compare_previous` compares the champion, for some time
+after its promotion, with the version that it replaced, on the same rows of matured labels. If that is shown to do
+better, it records a request, and `roll_back` makes that version champion again and bars the other: after a person has
+approved, if the model needs approval. When `compare_previous` is skipped, its log says why: too few days, no loss that
+is shown, the end of that time, a freeze, a challenger that gathers evidence, or a budget that is spent. What a rollback
+has restored is compared with nothing, so nothing is rolled back in turn.
 
 **A challenger.** A candidate that no gate rejects, but that cannot prove itself on its holdout yet, is the challenger.
 As the labels of later days become known, this DAG compares it with the champion again, on all days so far. Neither has
@@ -33,7 +41,7 @@ so far.
 
 **A backfill tells what was seen then:** `judge` logs the verdict that a look would have had then, and `watch` and
 `measure` the alarms that the periods until then would have raised, with today's champion and the labels that were known
-then. Nothing is recorded or promoted, and no retrain is asked for.
+then. Nothing is recorded, promoted or rolled back, and no retrain is asked for.
 
 **Running it again** is always safe: a look, and an alarm, is recorded once.
 """
@@ -116,10 +124,28 @@ def monitor_dag(model: ModelSpec) -> DAG:
         planned >> watched >> measured
         if model.retrain_on.alarms:
             measured >> request_retrain(model.name, watched)
+        if model.auto_rollback:
+            compared = compare_previous(model.name, watched)
+            approved_rollback = _request_rollback_approval(model, compared) if model.approval else None
+            rolled_back = roll_back(model.name, compared, approved_rollback)
+            measured >> compared >> rolled_back
+            if approved_rollback is not None:
+                compared >> approved_rollback >> rolled_back
         planned >> published >> evaluated >> judged >> concluded
         if approved is not None:
             judged >> approved >> concluded
     return dag
+
+
+def _request_rollback_approval(model: ModelSpec, compared: Any) -> Any:
+    """Return the output of a task that asks about the rollback that `compare_previous` asks for."""
+    # Imported only for models that need it, because it makes parsing slower.
+    from evergreen.orchestration.operators.approval import RollbackApprovalOperator
+
+    assert model.approval
+    return RollbackApprovalOperator(
+        task_id="approve_rollback", model=model.name, request_entry=compared, approval=model.approval
+    ).output
 
 
 @task
@@ -269,6 +295,50 @@ def request_retrain(name: str, plan: XCom) -> str:
     is_new = trigger_dag_run(f"{name}.retrain", run_id, conf)
     log.info("%s: run %s of %s.retrain %s", request.event.cause, run_id, name, "starts" if is_new else "exists")
     return run_id
+
+
+@task
+def compare_previous(name: str, plan: XCom) -> XCom:
+    """Compare the champion with the one before on matured labels; return the entry that asks for a rollback."""
+    from evergreen import ledger
+    from evergreen.monitoring.record import read_record
+    from evergreen.promotion import auto_rollback
+
+    model, look_plan = loader.load_spec(name), LookPlan.load(plan)
+    if look_plan.run_reason is RunReason.BACKFILL:
+        raise AirflowSkipException("a backfill rolls nothing back")
+    champion = ledger.read_state(name).champion_content
+    record = read_record(name, champion) if champion else None
+    if record is None:
+        raise AirflowSkipException(f"nothing is known of the data of the champion of {name}")
+    actor = dag_run_name(get_current_context())
+    try:
+        entry = auto_rollback.request_rollback(model, record, look_plan.end, actor=actor)
+    except PromotionRefusedError as error:
+        raise AirflowSkipException(f"nothing is rolled back: {error}") from None
+    assert isinstance(entry.event, ledger.RollbackRequested)
+    log.warning("entry %s asks for a rollback: %s", entry.number, entry.event.reason)
+    return entry.number
+
+
+@task
+def roll_back(name: str, request_entry: XCom, approval_output: XCom) -> str:
+    """Make the version before champion again, in the ledger and in MLflow; return it."""
+    from evergreen.orchestration.operators.approval import responder
+    from evergreen.promotion import auto_rollback
+
+    try:
+        event = auto_rollback.roll_back(
+            loader.load_spec(name),
+            int(request_entry),
+            actor=requester(get_current_context()),
+            approved_by=responder(approval_output) if approval_output else None,
+        )
+    except PromotionRefusedError as error:
+        raise AirflowSkipException(f"the champion stays: {error}") from None
+    restored, barred = event.restored_version, event.barred_version
+    log.warning("%s: version %s is champion again, version %s is barred until it is released", name, restored, barred)
+    return restored
 
 
 @task
