@@ -26,7 +26,7 @@ _ABANDONED = "OpenLineage %s thread did not finish"
 log = logging.getLogger(__name__)
 
 
-def wait_for_events(patience_s: float = PATIENCE_S) -> list[str]:
+def wait_for_events(patience_s: float) -> list[str]:
     """Wait until the events of this process are sent, for so long at most; return the names of those that are not."""
     deadline = time.monotonic() + patience_s
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(_THREADS)]
@@ -52,7 +52,7 @@ class LineageListener:
     @hookimpl
     def before_stopping(self, component: object) -> None:
         """Give the events some time; Airflow has the state of the task already."""
-        if _is_task(component) and (unsent := wait_for_events()):
+        if _is_task(component) and (unsent := wait_for_events(PATIENCE_S)):
             log.warning(
                 "OpenLineage events were not sent within %g s, and are lost: %s. The state of the task is not "
                 "affected; see whether the server of [openlineage] transport responds",
