@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -80,7 +81,7 @@ def describe_training(model: ModelSpec, training_set: Reference, candidate: Refe
 
 
 def _describe_candidate(model: ModelSpec, reference: Reference) -> list[DatasetFacts]:
-    return describe_reference(f"models/{model.name}", reference)
+    return [replace(item, kind="MODEL") for item in describe_reference(f"models/{model.name}", reference)]
 
 
 def describe_evaluation(

@@ -67,6 +67,7 @@ def test_train_reads_the_rows_that_the_training_set_has(chain: Chain) -> None:
     assert version(rows) == chain.training_set.files["train"].sha256
     assert rows.name.endswith(f"training_sets/{MODEL}/train")
     assert (candidate.name.split("/")[-2:], version(candidate)) == (["models", MODEL], chain.candidate.content_hash)
+    assert candidate.facets["datasetType"].datasetType == "MODEL"
     facet = model_facet(lineage)
     assert (facet.name, facet.asOf, facet.inputs, facet.verdict) == (MODEL, day(AS_OF), ["distance"], None)
 
