@@ -56,9 +56,11 @@ def describe_check(model: ModelSpec, periods: Sequence[str]) -> TaskLineage:
     hashes = raw_files.hash_raw_files(files)
     assertions: dict[str, list[Assertion]] = {}
     for source in spec.sources:
-        own = [file for file in files if file.source == source.name]
-        checked = [reports[file.name] for file in own if _is_report_of(reports.get(file.name), hashes.get(file))]
-        absent = [file for file in inputs.find_missing_raw_files(spec, own) if file not in hashes]
+        source_files = [file for file in files if file.source == source.name]
+        checked = [
+            reports[file.name] for file in source_files if _is_report_of(reports.get(file.name), hashes.get(file))
+        ]
+        absent = [file for file in inputs.find_missing_raw_files(spec, source_files) if file not in hashes]
         assertions[source.name] = [*_missing_assertion(absent), *_merge_assertions(dataset, checked)]
     facts = describe_raw_data(spec, files, {file.name: hashes.get(file) for file in files})
     valid = [item for item in reports.values() if item.inputs["file"] in hashes.values()]
@@ -123,14 +125,16 @@ def describe_raw_data(
     """Return the raw data of each source; `hashes` are those of its files by name, None of one that is not there."""
     facts = {}
     for source in spec.sources:
-        own = {file.name: hashes[file.name] for file in files if file.source == source.name and hashes.get(file.name)}
-        periods = sorted(file.period for file in files if file.period and file.name in own)
+        delivered = {
+            file.name: hashes[file.name] for file in files if file.source == source.name and hashes.get(file.name)
+        }
+        periods = sorted(file.period for file in files if file.period and file.name in delivered)
         facts[source.name] = DatasetFacts(
             raw_place(spec, source),
             "FILE" if isinstance(source.origin, RawFiles) else "TABLE",
-            combine_versions({name: str(sha256) for name, sha256 in own.items()}) if own else None,
+            combine_versions({name: str(sha256) for name, sha256 in delivered.items()}) if delivered else None,
             {name: column.type for name, column in source.columns.items()},
-            files=len(own),
+            files=len(delivered),
             partitions=tuple(map(period_partition, periods)),
         )
     return facts
@@ -141,13 +145,13 @@ def describe_publication(model: ModelSpec, contents: Mapping[str, str]) -> TaskL
     spec, dataset = feature_spec(model), f"features/{model.feature_model}"
     names = {period_partition(period): period for period in contents}
     published = open_dataset(dataset).read_manifests(list(names))
-    own = [item for item in published if item.content_hash == contents[names[item.partition]]]
-    files = inputs.raw_files_for_periods(spec, [names[item.partition] for item in own])
-    hashes = {name: sha256 for item in own for name, sha256 in item.inputs["raw"].items()}
-    raw_data = describe_raw_data(spec, files, hashes).values() if own else ()
+    in_force = [item for item in published if item.content_hash == contents[names[item.partition]]]
+    files = inputs.raw_files_for_periods(spec, [names[item.partition] for item in in_force])
+    hashes = {name: sha256 for item in in_force for name, sha256 in item.inputs["raw"].items()}
+    raw_data = describe_raw_data(spec, files, hashes).values() if in_force else ()
     return TaskLineage(
         tuple(item.as_input() for item in raw_data),
-        tuple(item.as_output() for item in describe_manifests(dataset, own)),
+        tuple(item.as_output() for item in describe_manifests(dataset, in_force)),
     )
 
 

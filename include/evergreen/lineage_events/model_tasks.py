@@ -34,20 +34,20 @@ from evergreen.lineage_events.published import (
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
-Reference = Mapping[str, str]
+_Reference = Mapping[str, str]
 
 
-def describe_training_set(model: ModelSpec, reference: Reference) -> TaskLineage:
+def describe_training_set(model: ModelSpec, reference: _Reference) -> TaskLineage:
     """Return what `training_set` has made, and the features that it has joined."""
     return _describe_examples(model, f"training_sets/{model.name}", reference)
 
 
-def describe_look_set(model: ModelSpec, reference: Reference) -> TaskLineage:
+def describe_look_set(model: ModelSpec, reference: _Reference) -> TaskLineage:
     """Return what `examples` of the monitor DAG has made, and the features that it has joined."""
     return _describe_examples(model, f"looks/{model.name}", reference)
 
 
-def _describe_examples(model: ModelSpec, dataset: str, reference: Reference) -> TaskLineage:
+def _describe_examples(model: ModelSpec, dataset: str, reference: _Reference) -> TaskLineage:
     manifest = find_manifest(dataset, reference)
     if manifest is None:
         return TaskLineage()
@@ -66,7 +66,7 @@ def _describe_features(model: ModelSpec, manifests: Sequence[Manifest]) -> list[
     return describe_contents(f"features/{model.feature_model}", contents, tables)
 
 
-def describe_training(model: ModelSpec, training_set: Reference, candidate: Reference) -> TaskLineage:
+def describe_training(model: ModelSpec, training_set: _Reference, candidate: _Reference) -> TaskLineage:
     """Return the candidate that `train` has published, and the rows that it has learned from."""
     manifest = find_manifest(f"models/{model.name}", candidate)
     facets = dict[str, RunFacet]()
@@ -80,16 +80,16 @@ def describe_training(model: ModelSpec, training_set: Reference, candidate: Refe
     )
 
 
-def _describe_candidate(model: ModelSpec, reference: Reference) -> list[DatasetFacts]:
+def _describe_candidate(model: ModelSpec, reference: _Reference) -> list[DatasetFacts]:
     return [replace(item, kind="MODEL") for item in describe_reference(f"models/{model.name}", reference)]
 
 
 def describe_evaluation(
     model: ModelSpec,
-    examples: tuple[str, Reference],
-    candidate: Reference | str,
+    examples: tuple[str, _Reference],
+    candidate: _Reference | str,
     champion: str | None,
-    evaluation: Reference,
+    evaluation: _Reference,
 ) -> TaskLineage:
     """Return the evidence that a task `evaluate` has measured, and on what.
 
@@ -113,7 +113,7 @@ def describe_evaluation(
     )
 
 
-def describe_backtest(model: ModelSpec, training_set: Reference, candidate: Reference) -> TaskLineage:
+def describe_backtest(model: ModelSpec, training_set: _Reference, candidate: _Reference) -> TaskLineage:
     """Return what the task `backtest` has measured, and the dataset with the results of all dates."""
     facts = [
         *describe_reference(f"training_sets/{model.name}", training_set),

@@ -123,11 +123,11 @@ def find_manifest(dataset: str, reference: Mapping[str, str]) -> Manifest | None
 
 def describe_manifests(dataset: str, manifests: Sequence[Manifest], tables: Iterable[str] = ()) -> list[DatasetFacts]:
     """Return one description for each table; of a dataset without tables, such as that of models, one of the whole."""
-    place, wanted = lake_place(dataset), set(tables)
+    place, selected = lake_place(dataset), set(tables)
     names = sorted({name for item in manifests for name, file in item.files.items() if file.rows is not None})
     if manifests and not names:
         return [_describe_files(place, manifests)]
-    return [_describe_table(place, name, manifests) for name in names if not wanted or name in wanted]
+    return [_describe_table(place, name, manifests) for name in names if not selected or name in selected]
 
 
 def _describe_table(place: Place, name: str, manifests: Sequence[Manifest]) -> DatasetFacts:
