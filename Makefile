@@ -13,6 +13,9 @@ PYTHON ?= python3.11
 MODEL ?= flight_delay
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
+# Which tests: those that a change has to pass within half an hour. MARKS= runs all, as before a release; MARKS=slow the rest.
+MARKS ?= not slow
+
 # Which engines: those of this machine, the servers of docker-compose.yaml, or a cluster (docs/guides/deploy.md).
 STACK ?= embedded
 
@@ -49,16 +52,16 @@ trainer: $(TRAINER) ## the environment with PyTorch, which trains neural network
 
 # Files side by side, and each engine with few threads: they share the cores. One process has the stacks of Airflow, one
 # after the other, which mostly wait.
-test: lint $(TRAINER) ## lint, then all tests except those of the next two targets; takes tens of minutes
-	@$(BIN)/python -m pytest tests/unit tests/dag -q -n 2
+test: lint $(TRAINER) ## lint, then tests on this machine, half an hour; with MARKS= the slow ones too, two hours
+	@$(BIN)/python -m pytest tests/unit tests/dag -q -n 2 -m "$(MARKS)"
 	@.trainer/bin/python -m pytest tests/trainer -q
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile --no-loadscope-reorder --durations=20
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration -q -n 3 -m "$(MARKS)" --dist loadfile --no-loadscope-reorder --durations=20
 
 test-compose: $(READY) ## test the stack of docker-compose.yaml, which must not be running (docs/guides/deploy.md)
 	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10
 
 test-kubernetes: $(READY) ## test training in pods, on the cluster that KUBECONFIG names (docs/guides/kubernetes.md)
-	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadscope
+	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 -m "$(MARKS)" --dist loadscope
 
 lint: $(READY) ## style, types, and which package may import which
 	@$(BIN)/ruff check .

@@ -35,6 +35,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-snapshots", action="store_true", help="write tests/**/snapshots again")
 
 
+class FailuresAtOnce:
+    """Names a test when it fails, not only at the end: a run of tens of minutes may be cut before that."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            terminal.write_line(f"FAILED {report.nodeid} ({report.when}): {crash or report.longreprtext[-500:]}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # one of xdist's processes; its failures are reported by the one here
+        config.pluginmanager.register(FailuresAtOnce(config))
+
+
 def _forget() -> None:
     settings.cache_clear()
     if repository := sys.modules.get("evergreen.feature_store.repository"):

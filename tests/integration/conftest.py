@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
@@ -53,10 +54,19 @@ def january(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     settings.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables: to create them takes most of the time of many a test."""
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def own_january(january: Path, use_home: Callable[[Path], Path], tmp_path: Path) -> Path:
-    """A copy of january that the test may change; the settings point at it."""
+def own_january(january: Path, empty_database: Path, use_home: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """A copy of january, with a registry, that the test may change; the settings point at it."""
     shutil.copytree(january, tmp_path / "home")
+    shutil.copy(empty_database, tmp_path / "home")
     return use_home(tmp_path / "home")
 
 

@@ -138,7 +138,7 @@ def _one_at_a_time(request: pytest.FixtureRequest, _reserved_cpus: None) -> Iter
     assert not witness.twice, "two pods of one job were alive at once"
 
 
-@pytest.fixture(params=["sync", "deferrable"])
+@pytest.fixture(params=[pytest.param("sync", marks=pytest.mark.slow), "deferrable"])
 def deferrable(request: pytest.FixtureRequest) -> bool:
     return request.param == "deferrable"
 

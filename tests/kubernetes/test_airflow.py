@@ -110,7 +110,7 @@ class Stack(Chain):
         task.kill()
 
 
-@pytest.fixture(scope="module", params=["sync", "deferrable"])
+@pytest.fixture(scope="module", params=[pytest.param("sync", marks=pytest.mark.slow), "deferrable"])
 def airflow(
     request: pytest.FixtureRequest,
     january: Path,  # noqa: F811

@@ -15,7 +15,7 @@ from evergreen.spec import loader
 from integration.airflow.conftest import Chain
 from support import pumps
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 RETRAIN, MONITOR = f"{pumps.NAME}.retrain", f"{pumps.NAME}.monitor"
 LEARNED = 38

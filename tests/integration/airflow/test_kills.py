@@ -17,7 +17,7 @@ from integration.airflow.conftest import FEATURES, RETRAIN, Chain, days
 from support.kills import Killer, component_process, kill_component, kill_engine
 from support.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SEED = 23
 

@@ -15,7 +15,7 @@ from evergreen.spec import loader
 from integration.airflow.conftest import Chain
 from support import changing_keys
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MODELS = ("shelves", "wards")
 

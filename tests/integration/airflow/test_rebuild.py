@@ -47,6 +47,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_stale_features_are_refused_or_rebuilt(chain: Chain, register: Path) -> None:
     table = pq.read_table(register)
     pq.write_table(table.slice(1), register)
@@ -75,6 +76,7 @@ def test_stale_features_are_refused_or_rebuilt(chain: Chain, register: Path) -> 
     assert "0 of 16 days of features of flight_delay are stale" in chain.log(COIN, "rebuilding", "rebuild")
 
 
+@pytest.mark.slow
 def test_a_rebuild_that_was_stopped_fails_and_is_continued(chain: Chain, register: Path) -> None:
     pq.write_table(pq.read_table(register).slice(2), register)
     known = chain.run_ids(FEATURES)

@@ -80,6 +80,7 @@ def test_features_by_the_clock(chain: Chain) -> None:
     assert chain.states(FEATURES, run_id)["announce"] == "success"
 
 
+@pytest.mark.slow
 def test_a_backfill_builds_in_one_job_and_a_second_nothing(chain: Chain) -> None:
     requested = days(5, 9)
     chain.forget(*requested)

@@ -62,6 +62,7 @@ def test_a_sound_model_is_tried_up_to_its_gates(project, home: Path, tmp_path: P
     assert files_below(tmp_path / "scratch") == set()
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_same(project, home: Path, tmp_path: Path) -> None:
     project()
     before = files_below(home)
@@ -88,6 +89,7 @@ def test_a_value_that_spark_cannot_compute_is_found_by_line(project, tmp_path: P
     assert files_below(tmp_path / "scratch") == set()
 
 
+@pytest.mark.slow
 def test_a_model_folder_gets_the_steps_as_tests(project) -> None:
     project(spent="F.rand()")
     tests = model_tests("visits", DAY)()

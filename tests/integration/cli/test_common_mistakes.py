@@ -82,6 +82,7 @@ def test_an_input_that_tells_the_label_is_suspected(project: Project) -> None:
     assert record["state"] == "passed"
 
 
+@pytest.mark.slow
 def test_a_history_that_is_dated_too_early_is_suspected(project: Project) -> None:
     assert not [record for record in steps_of_trial() if "Served later" in record.get("detail", "")]
     end = "calendar.end(day) - timedelta(microseconds=1)"
@@ -91,6 +92,7 @@ def test_a_history_that_is_dated_too_early_is_suspected(project: Project) -> Non
     assert record["state"] == "passed"
 
 
+@pytest.mark.slow
 def test_a_label_that_is_known_too_early_is_suspected(project: Project) -> None:
     make_mistake(project, Mistake(FEATURES, '"interval 1 day"', '"interval 0 days"', "", "", None))
     [record] = [record for record in steps_of_trial() if record["step"] == "training set" and "detail" in record]

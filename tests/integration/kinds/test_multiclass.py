@@ -129,6 +129,7 @@ def test_classes_from_features_to_a_champion_and_a_challenger(
     assert {r.gate: r.outcome for r in streamed.results} == {r.gate: r.outcome for r in first.verdict.results}
 
 
+@pytest.mark.slow
 def test_candidates_of_four_dates_become_a_backtest(model: ModelSpec) -> None:
     for week in range(4):
         as_of = later(parcels.FIRST, 30 + 7 * week)

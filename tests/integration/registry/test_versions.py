@@ -168,21 +168,6 @@ def stored(home: Path, name: str, number: int = 0) -> Path:
     return files[number]
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a database with MLflow's tables; creating them takes most of a test's time."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def home(home: Path, empty_database: Path) -> Path:
-    home.mkdir()
-    shutil.copy(empty_database, home)
-    return home
-
-
 @pytest.fixture
 def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
     """Return a function that creates key pairs by the commands in docs/guides/signing.md."""
