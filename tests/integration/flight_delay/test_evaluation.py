@@ -109,7 +109,7 @@ def assert_lineage_events(examples: datasets.Manifest, candidate: datasets.Manif
     assert raw.keys() == {dataset.name for dataset in checked.inputs}
     for dataset in checked.inputs:
         results = dataset.inputFacets["dataQualityAssertions"].assertions
-        assert len(results) > 5, "those of Great Expectations"
+        assert len(results) > 1, "those of Great Expectations"
         assert {result.success for result in results} == {True}
         assert dataset.facets["version"] == raw[dataset.name].facets["version"]
     joined = model_tasks.describe_training_set(MODEL, examples.reference)
