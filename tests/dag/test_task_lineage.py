@@ -128,7 +128,7 @@ def results_of(chain: Chain) -> dict[str, dict[str, Any]]:
     }
     evaluated = {**trained, "evaluation_reference": chain.evaluation.reference}
     return {
-        "features": {"plan": plan, "check_raw": published, "publish": published, "announce": None},
+        "features": {"plan": plan, "check_raw": published, "publish": published, "announce": DAYS},
         "retrain": {
             "plan": retrain_plan.dump(),
             "materialize": {"start": DAYS[0], "end": day(len(DAYS))},
@@ -215,15 +215,20 @@ def test_a_task_that_failed_has_written_nothing(
     file = tmp_path / "events.jsonl"
     listener = new_listener({"type": "file", "log_file_path": str(file), "append": True})
     chain = Chain.publish()
-    supervisor.results = results_of(chain)["features"] | {"check_raw": None}
+    supervisor.results = results_of(chain)["features"] | {"check_raw": None, "announce": None}
     dag = airflow_dags(MODEL)[f"{MODEL}_features"]
     for task_id in ("check_raw", "publish"):
         listener.on_task_instance_failed(TaskInstanceState.RUNNING, instance(dag, task_id), RuntimeError("x"))
         assert wait_for_events(30) == []
-    checked, published = read_events(file)
+    # Airflow's provider asks of one that was skipped, too.
+    listener.on_task_instance_success(TaskInstanceState.RUNNING, instance(dag, "announce"))
+    assert wait_for_events(30) == []
+    checked, published, skipped = read_events(file)
     assert [checked["eventType"], published["eventType"]] == ["FAIL", "FAIL"]
     assert checked["inputs"], "what it has checked is what is wrong"
     assert (published["inputs"], published["outputs"]) == ([], [])
+    [declared] = skipped["outputs"]
+    assert (skipped["inputs"], declared["facets"]) == ([], {}), "the provider names outlets, whatever became of them"
 
 
 def test_a_dead_backend_holds_up_no_task(

@@ -20,7 +20,6 @@ from evergreen.lineage_events.places import asset_place, online_store_place, raw
 from evergreen.lineage_events.published import (
     DatasetFacts,
     combine_versions,
-    describe_contents,
     describe_manifests,
 )
 from evergreen.spec.loader import feature_spec
@@ -155,14 +154,14 @@ def describe_publication(model: ModelSpec, contents: Mapping[str, str]) -> TaskL
     )
 
 
-def describe_announcement(model: ModelSpec, contents: Mapping[str, str], asset_uri: str) -> TaskLineage:
-    """Return what `announce` has told of: the periods that were published, as the asset that DAGs wait for."""
+def describe_announcement(model: ModelSpec, periods: Sequence[str], asset_uri: str) -> TaskLineage:
+    """Return what `announce` has told of: these periods, as the asset that DAGs wait for."""
     place = asset_place(asset_uri)
-    partitions = {period_partition(period): content for period, content in contents.items()}
-    tables = describe_contents(f"features/{model.feature_model}", partitions)
     assert place
-    asset = DatasetFacts(place, "TABLE", combine_versions(partitions) if partitions else None)
-    return TaskLineage(tuple(item.as_input() for item in tables), (asset.as_output(),))
+    manifests = list(inputs.published_manifests(model, periods).values())
+    version = combine_versions({item.partition: item.content_hash for item in manifests}) if manifests else None
+    tables = describe_manifests(f"features/{model.feature_model}", manifests)
+    return TaskLineage(tuple(item.as_input() for item in tables), (DatasetFacts(place, "TABLE", version).as_output(),))
 
 
 def describe_materialization(model: ModelSpec, span: Mapping[str, str]) -> TaskLineage:

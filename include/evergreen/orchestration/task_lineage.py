@@ -49,7 +49,10 @@ def describe_tasks(model: str, dag: DAG) -> None:
 
 
 def describe_instance(model: str, name: str | None, task_instance: Any) -> Any:
-    """Return what the provider asks for; nothing without a `name`, or of a task that has nothing to hand over."""
+    """Return what the provider asks for; nothing without a `name`, or of a task that has handed over nothing.
+
+    One that was skipped has handed over nothing.
+    """
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     def read_result(task_id: str) -> Any:
@@ -76,13 +79,11 @@ def _publish(model: ModelSpec, result: Any, _: Results) -> TaskLineage:
     return feature_tasks.describe_publication(model, StepResult.load(result).periods)
 
 
-def _announce(model: ModelSpec, _: Any, results: Results) -> TaskLineage:
+def _announce(model: ModelSpec, result: Any, _: Results) -> TaskLineage:
     from evergreen.lineage_events import feature_tasks
     from evergreen.orchestration.dags.features import features_asset
 
-    published = results("publish")
-    contents = StepResult.load(published).periods if published else {}
-    return feature_tasks.describe_announcement(model, contents, features_asset(model.name).uri)
+    return feature_tasks.describe_announcement(model, result, features_asset(model.name).uri)
 
 
 def _materialize(model: ModelSpec, result: Any, _: Results) -> TaskLineage:
@@ -194,7 +195,7 @@ def _score(model: ModelSpec, result: Any, _: Results) -> TaskLineage:
 
 
 _CHECK = "features.check_raw"
-_WITHOUT_RESULT = (_CHECK, "features.announce", "monitor.measure")
+_WITHOUT_RESULT = (_CHECK, "monitor.measure")
 # All others read and write nothing but what they plan: `build` and `check_features` work on what `publish` publishes.
 DESCRIPTIONS: Mapping[str, Describe] = {
     _CHECK: _check_raw,

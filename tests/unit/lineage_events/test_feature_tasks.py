@@ -115,8 +115,7 @@ def test_what_was_replaced_meanwhile_was_not_published_by_the_task() -> None:
 
 def test_announce_is_of_the_asset() -> None:
     chain = Chain.publish()
-    contents = {DAYS[0]: chain.features[0].content_hash}
-    lineage = describe_announcement(load_spec(MODEL), contents, f"evergreen://features/{MODEL}")
+    lineage = describe_announcement(load_spec(MODEL), DAYS[:1], f"evergreen://features/{MODEL}")
     [asset] = lineage.outputs
     assert asset.name.endswith(f"lake/features/{MODEL}")
     assert version(asset) == chain.features[0].content_hash

@@ -243,7 +243,7 @@ def report_faults(name: str, published: XCom) -> None:
 
 
 @task(trigger_rule="none_failed")
-def announce(name: str, plan: XCom, published: XCom) -> None:
+def announce(name: str, plan: XCom, published: XCom) -> XCom:
     """Start the DAGs that wait for these features, with the periods that are new or changed; not from a backfill."""
     context, features_plan = get_current_context(), FeaturesPlan.load(plan)
     # Nothing was published by this run if all periods had been before.
@@ -253,8 +253,8 @@ def announce(name: str, plan: XCom, published: XCom) -> None:
         raise AirflowSkipException("a backfill starts no other DAG unless its conf says announce: true")
     model = loader.load_spec(name)
     data_end = feature_spec(model).calendar.shift(inputs.newest_published_period(model), 1)
-    extra = AssetEvent(
-        tuple(period for period in features_plan.periods if period not in left_out), data_end, features_plan.run_reason
-    ).to_extra()
+    periods = tuple(period for period in features_plan.periods if period not in left_out)
+    extra = AssetEvent(periods, data_end, features_plan.run_reason).to_extra()
     context["outlet_events"][features_asset(name)].extra = extra
     log.info("announced: %s", extra)
+    return list(periods)
