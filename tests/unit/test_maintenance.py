@@ -437,7 +437,7 @@ class Deployment(RuleBasedStateMachine):
         assert all(self._size(file) is not None for file in getattr(self, "raw_files", ()))
 
 
-@pytest.mark.parametrize("place", ["folder", "store"])
+@pytest.mark.parametrize("place", ["folder", pytest.param("store", marks=pytest.mark.slow)])
 def test_no_life_of_a_deployment_loses_what_is_needed(
     models: Path,
     clock: Clock,

@@ -12,8 +12,11 @@ from evergreen.settings import settings
 from support import servers
 from support.promotion_races import Place
 
+# Of the two, the one that deployments have, where it is installed.
+_SQLITE = pytest.param("sqlite", marks=[] if servers.no_postgres() else pytest.mark.slow)
 
-@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+
+@pytest.fixture(scope="session", params=[_SQLITE, "postgres"])
 def mlflow_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the URL of an MLflow server, once on SQLite and once on Postgres."""
     if request.param == "postgres" and (reason := servers.no_postgres()):

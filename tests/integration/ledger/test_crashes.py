@@ -124,14 +124,17 @@ def rollback_to_one_that_is_named(book: Book) -> Operation:
     ("prepare", "event", "aliases"),
     [
         (first_promotion, VersionPromoted, {"champion": "1"}),
-        (second_promotion, VersionPromoted, {"champion": "2", "previous": "1"}),
+        pytest.param(second_promotion, VersionPromoted, {"champion": "2", "previous": "1"}, marks=pytest.mark.slow),
         (promotion_past_a_challenger, VersionPromoted, {"champion": "4", "previous": "2"}),
-        (
+        pytest.param(
             promotion_that_is_held_back,
             PromotionDeferred,
             {"champion": "2", "previous": "1", "challenger": "3"},
+            marks=pytest.mark.slow,
         ),
-        (rollback_to_the_one_before, ChampionRolledBack, {"champion": "2", "previous": "3"}),
+        pytest.param(
+            rollback_to_the_one_before, ChampionRolledBack, {"champion": "2", "previous": "3"}, marks=pytest.mark.slow
+        ),
         (rollback_to_one_that_is_named, ChampionRolledBack, {"champion": "1", "previous": "4"}),
     ],
     ids=lambda value: getattr(value, "__name__", None) if callable(value) else "",

@@ -47,8 +47,16 @@ def sample() -> pa.Table:
     ("arguments", "declared"),
     [
         (("--label", "Grade!"), {"kind": "multiclass", "classes": tuple(sorted(GRADES))}),
-        (("--label", "stars", "--kind", "multiclass"), {"kind": "multiclass", "classes": (1, 2, 3, 4, 5)}),
-        (("--label", "profit", "--kind", "quantile"), {"kind": "quantile", "quantiles": (0.1, 0.5, 0.9)}),
+        pytest.param(
+            ("--label", "stars", "--kind", "multiclass"),
+            {"kind": "multiclass", "classes": (1, 2, 3, 4, 5)},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--label", "profit", "--kind", "quantile"),
+            {"kind": "quantile", "quantiles": (0.1, 0.5, 0.9)},
+            marks=pytest.mark.slow,
+        ),
         (
             ("--label", "clicks", "--kind", "ranking", "--query-column", "Session ID"),
             {"kind": "ranking", "query": "session_id"},

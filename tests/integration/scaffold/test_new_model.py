@@ -96,6 +96,7 @@ def test_order_lines_become_a_candidate_that_sees_no_future(project: Project, tm
     assert compared > 150
 
 
+@pytest.mark.slow
 def test_hours_without_keys_become_a_candidate(project: Project, tmp_path: Path) -> None:
     """A regression on clock times of a zone, with hours without rows, and a history of all rows together."""
     draw, count = np.random.default_rng(7), 1200
