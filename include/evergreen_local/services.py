@@ -132,6 +132,7 @@ def airflow_service(home: Path, port: int, service_environment: Mapping[str, str
         # Settings of another Airflow, such as its database, must not apply.
         **_inherited_environment(home, excluded_prefixes=("AIRFLOW_",)),
         **shared_airflow_environment(),
+        **_lineage_environment(),
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(settings().project / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(settings().project / "plugins"),
@@ -157,6 +158,11 @@ def airflow_service(home: Path, port: int, service_environment: Mapping[str, str
         environment,
         folder,
     )
+
+
+def _lineage_environment() -> Mapping[str, str]:
+    """Return the settings of OpenLineage: where lineage is sent is said to whatever Airflow runs."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW__OPENLINEAGE__")}
 
 
 def shared_airflow_environment() -> Mapping[str, str]:

@@ -181,5 +181,5 @@ def test_plugins_are_registered_once_and_import_no_engine(tmp_path: Path) -> Non
     command = [sys.executable, "-c", PLUGINS]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
     plugins, imported = done.stdout.splitlines()[-2:]
-    assert plugins.split() == ["evergreen_preload", "evergreen_verdicts"]
+    assert plugins.split() == ["evergreen_lineage", "evergreen_preload", "evergreen_verdicts"]
     assert not ENGINES & set(imported.split())

@@ -21,7 +21,8 @@ from evergreen import ledger
 from evergreen.errors import LedgerError, RegistryError
 from evergreen.ledger.entries import EntryNumber
 from evergreen.registry import signing
-from evergreen.registry.versions import NOT_FOUND_CODES, registry_client, tracking_uri
+from evergreen.registry.tracking import tracking_uri
+from evergreen.registry.versions import NOT_FOUND_CODES, registry_client
 from evergreen.settings import settings
 from evergreen.spec import Frozen
 from evergreen.storage import Sha256

@@ -42,12 +42,13 @@ from evergreen.errors import (
 from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates import Verdict
 from evergreen.lake import datasets, fingerprints
-from evergreen.local_services import accepts_connections, local_service_urls
+from evergreen.local_services import accepts_connections
 from evergreen.registry import signing
+from evergreen.registry.tracking import tracking_uri
 from evergreen.scoring import predictions, predictors
 from evergreen.scoring.predictions import Champion
 from evergreen.scoring.predictors import Predictor
-from evergreen.settings import SecretUrl, parse_host_and_port, settings
+from evergreen.settings import parse_host_and_port, settings
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import UPath
 from evergreen.training import TrainingResult, candidates, cost
@@ -66,13 +67,6 @@ _INPUTS_KEY = "evergreen_inputs"
 # For those who load the file without Evergreen, which undoes the transform.
 _TRANSFORM_KEY, _TRANSFORM_TAG = "evergreen_target_transform", "evergreen.target_transform"
 _FINGERPRINT_TAG, _MANIFEST_TAG, _SIGNED_BY_TAG = "evergreen.fingerprint", "evergreen.manifest", "evergreen.signed_by"
-
-
-def tracking_uri() -> SecretUrl:
-    """Return the tracking URI of the settings; where they name none, that of the local stack's server while it runs."""
-    config = settings()
-    url = None if "mlflow" in config.model_fields_set else local_service_urls().get("mlflow")
-    return SecretUrl(url) if url else config.mlflow
 
 
 def registry_client() -> mlflow.MlflowClient:

@@ -16,8 +16,10 @@ from evergreen import evaluation, ledger
 from evergreen.errors import RawDataError
 from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import open_feature_store
+from evergreen.features.inputs import published_manifests
 from evergreen.gates import GateResult, Verdict, judge_evidence
 from evergreen.lake import datasets
+from evergreen.lineage_events import feature_tasks, model_tasks
 from evergreen.periods import Calendar, Duration
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext
@@ -94,6 +96,34 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     with versions.open_artifact(MODEL.name, version) as (folder, _):
         assert versions.read_model_inputs(folder).column_names == tuple(candidate.inputs["features"])
         assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib")]
+    assert_lineage_events(examples, candidate, version)
+
+
+def assert_lineage_events(examples: datasets.Manifest, candidate: datasets.Manifest, version: str) -> None:
+    """What OpenLineage is told has the contents that were published, back to raw files."""
+    days = [datasets.partition_period(name) for name in examples.inputs["features"]]
+    published = {day: item.content_hash for day, item in published_manifests(MODEL, days).items()}
+    checked = feature_tasks.describe_check(MODEL, days)
+    made = feature_tasks.describe_publication(MODEL, published)
+    raw = {dataset.name: dataset for dataset in made.inputs}
+    assert raw.keys() == {dataset.name for dataset in checked.inputs}
+    for dataset in checked.inputs:
+        results = dataset.inputFacets["dataQualityAssertions"].assertions
+        assert len(results) > 1, "those of Great Expectations"
+        assert {result.success for result in results} == {True}
+        assert dataset.facets["version"] == raw[dataset.name].facets["version"]
+    joined = model_tasks.describe_training_set(MODEL, examples.reference)
+    tables = {dataset.name: dataset for dataset in made.outputs}
+    assert {dataset.name for dataset in joined.inputs} <= tables.keys()
+    assert all(dataset.facets["version"] == tables[dataset.name].facets["version"] for dataset in joined.inputs)
+    trained = model_tasks.describe_training(MODEL, examples.reference, candidate.reference)
+    judged = model_tasks.describe_verdict(MODEL, 1)
+    assert trained.outputs[0].facets["version"] in [dataset.facets.get("version") for dataset in judged.inputs]
+    assert [test.name for test in judged.run_facets["test"].tests] == [gate.name for gate in MODEL.gates]
+    registered = model_tasks.describe_registration(MODEL, 1, version)
+    content = ledger.read_state(MODEL.name).content_of(version)
+    assert registered.run_facets["evergreen_model"].content == content
+    assert registered.outputs[0].facets["version"].datasetVersion == version
 
 
 def test_registering_twice_gives_one_version(registered: tuple) -> None:

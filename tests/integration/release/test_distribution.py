@@ -82,6 +82,8 @@ def test_wheel_registers_command_and_plugins(archive: zipfile.ZipFile) -> None:
     name = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
     text = archive.read(name).decode()
     assert "[console_scripts]\nevergreen = evergreen.cli:run_command_line" in text
+    assert "[apache_airflow_provider]\nprovider_info = evergreen.plugin.provider:get_provider_info" in text
+    assert "evergreen_lineage = evergreen.plugin.lineage:LineagePlugin" in text
     assert "evergreen_preload = evergreen.plugin.preload:PreloadPlugin" in text
     assert "evergreen_verdicts = evergreen.plugin.verdicts:VerdictsPlugin" in text
 

@@ -1,4 +1,4 @@
-"""Ports of the local stack: free, and not chosen by two stacks that start at once."""
+"""The local stack: its ports are free, and not chosen by two stacks that start at once; what Airflow inherits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from evergreen.settings import LOOPBACK_HOST
-from evergreen_local.services import free_port
+from evergreen_local.services import airflow_service, free_port
 
 pytestmark = pytest.mark.unit
 
@@ -33,3 +34,15 @@ def test_a_port_belongs_to_one_process_until_it_ends() -> None:
         other.communicate("")
     assert free_port(reserved) == reserved
     assert free_port(reserved) == reserved
+
+
+def test_airflow_sends_lineage_where_the_shell_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "that of another Airflow")
+    assert airflow_service(home, 8080, {}).environment["AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT"] == "0"
+    monkeypatch.setenv("AIRFLOW__OPENLINEAGE__TRANSPORT", '{"type": "console"}')
+    monkeypatch.setenv("AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT", "5")
+    environment = airflow_service(home, 8080, {}).environment
+    assert environment["AIRFLOW__OPENLINEAGE__TRANSPORT"] == '{"type": "console"}'
+    assert environment["AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT"] == "5", "what is set wins"
+    assert environment["AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD"] == "True"
+    assert "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in environment

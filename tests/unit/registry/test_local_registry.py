@@ -14,6 +14,7 @@ import pytest
 from evergreen.errors import RegistryError, ScoringError, SignatureError
 from evergreen.local_services import STACK_FILE
 from evergreen.registry import versions
+from evergreen.registry.tracking import tracking_uri
 from evergreen.settings import settings
 from support.ledgers import Book, Candidate
 
@@ -83,17 +84,17 @@ def test_tracking_uri_is_that_of_the_server_that_runs(home: Path, monkeypatch: p
     monkeypatch.delenv("EVERGREEN_MLFLOW", raising=False)
     settings.cache_clear()
     database = f"sqlite:///{home}/mlflow.db"
-    assert versions.tracking_uri().get_secret_value() == database
+    assert tracking_uri().get_secret_value() == database
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         write_record(url)
-        assert versions.tracking_uri().get_secret_value() == url
+        assert tracking_uri().get_secret_value() == url
         monkeypatch.setenv("EVERGREEN_MLFLOW", "http://there")
         settings.cache_clear()
-        assert versions.tracking_uri().get_secret_value() == "http://there", "a setting wins"
+        assert tracking_uri().get_secret_value() == "http://there", "a setting wins"
     monkeypatch.delenv("EVERGREEN_MLFLOW")
     settings.cache_clear()
-    assert versions.tracking_uri().get_secret_value() == database, "it is down, and its record is left"
+    assert tracking_uri().get_secret_value() == database, "it is down, and its record is left"
 
 
 def test_a_server_that_is_down_is_named_at_once(

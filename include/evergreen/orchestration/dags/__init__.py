@@ -13,6 +13,7 @@ from evergreen.orchestration.dags.monitor import monitor_dag
 from evergreen.orchestration.dags.retrain import retrain_dag
 from evergreen.orchestration.dags.rollback import rollback_dag
 from evergreen.orchestration.dags.score import score_dag
+from evergreen.orchestration.task_lineage import describe_tasks
 from evergreen.spec import loader
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def airflow_dags(model_name: str) -> dict[str, DAG]:
         if model.builds_features:
             dags["features"] = features_dag(model)
         for dag in dags.values():
+            describe_tasks(model_name, dag)
             for task in dag.tasks:
                 # Airflow copies the DAG's params to each task, and validates each copy whenever it serializes one:
                 # most of the time of a parse. A task finds the DAG's params in its context anyway.

@@ -253,16 +253,18 @@ def report_faults(name: str, published: XCom) -> None:
 
 
 @task(trigger_rule="none_failed")
-def announce(name: str, plan: XCom, published: XCom) -> None:
+def announce(name: str, plan: XCom, published: XCom) -> XCom:
     """Start the DAGs that wait for these features, with the periods that are new or changed; not from a backfill."""
     context, features_plan = get_current_context(), FeaturesPlan.load(plan)
     if not _should_announce(context, features_plan.run_reason):
         raise AirflowSkipException("a backfill starts no other DAG unless its conf says announce: true")
     model = loader.load_spec(name)
     data_end = feature_spec(model).calendar.shift(inputs.newest_published_period(model), 1)
-    extra = AssetEvent(_published_periods(features_plan, published), data_end, features_plan.run_reason).to_extra()
+    periods = _published_periods(features_plan, published)
+    extra = AssetEvent(periods, data_end, features_plan.run_reason).to_extra()
     context["outlet_events"][features_asset(name)].extra = extra
     log.info("announced: %s", extra)
+    return list(periods)
 
 
 # One at a time: a second one would hold a worker's slot while it waits for the first.
