@@ -21,12 +21,15 @@ from airflow.sdk.execution_time.comms import GetXComSequenceSlice, XComSequenceS
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance, TaskRunnerMarker
 
 from evergreen.orchestration.dags import airflow_dags
+from evergreen.orchestration.dags.monitor import monitor_dag
 from evergreen.orchestration.handover import FeaturesPlan, RetrainPlan, StepResult
-from evergreen.orchestration.task_lineage import DESCRIPTIONS
+from evergreen.orchestration.task_lineage import DESCRIPTIONS, describe_tasks
 from evergreen.plugin import lineage
 from evergreen.plugin.lineage import LineageListener, wait_for_events
 from evergreen.plugin.provider import convert_asset, get_provider_info
+from evergreen.spec.auto_rollback import AutoRollbackPolicy
 from evergreen.spec.loader import feature_spec, load_spec
+from evergreen.spec.model import ApprovalPolicy
 from evergreen.window import RunReason
 from support.ledger_events import MODEL, day
 from support.lineage_chain import AS_OF, DAYS, Chain, publish_report
@@ -34,7 +37,17 @@ from support.lineage_chain import AS_OF, DAYS, Chain, publish_report
 pytestmark = pytest.mark.dag
 
 # They plan, or ask; and `build` and `check_features` work on what nobody reads before `publish`.
-WITHOUT = {"plan", "build", "check_features", "report_faults", "rebuild", "approve", "request_retrain"}
+WITHOUT = {
+    "plan",
+    "build",
+    "check_features",
+    "report_faults",
+    "rebuild",
+    "approve",
+    "request_retrain",
+    "compare_previous",
+    "approve_rollback",
+}
 
 
 class Supervisor:
@@ -105,12 +118,15 @@ def instance(dag: DAG, task_id: str) -> RuntimeTaskInstance:
 
 
 def test_every_task_says_what_it_reads_and_writes_or_does_neither() -> None:
-    tasks = {
-        f"{dag.dag_id.rpartition('.')[2]}.{task.task_id}": task
-        for model in (MODEL, "departure_counts", "flight_delay_net")
-        for dag in airflow_dags(model).values()
-        for task in dag.tasks
-    }
+    with_rollbacks = load_spec("flight_delay").model_copy(
+        update={"auto_rollback": AutoRollbackPolicy(metric="log_loss"), "approval": ApprovalPolicy(timeout_hours=2)}
+    )
+    describe_tasks("flight_delay", monitor := monitor_dag(with_rollbacks))
+    dags = [
+        monitor,
+        *(dag for name in (MODEL, "departure_counts", "flight_delay_net") for dag in airflow_dags(name).values()),
+    ]
+    tasks = {f"{dag.dag_id.rpartition('.')[2]}.{task.task_id}": task for dag in dags for task in dag.tasks}
     described = {name for name, task in tasks.items() if hasattr(task, "get_openlineage_facets_on_complete")}
     assert described == DESCRIPTIONS.keys()
     assert {name.partition(".")[2] for name in tasks.keys() - described} <= WITHOUT
