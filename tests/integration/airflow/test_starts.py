@@ -197,6 +197,7 @@ def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> 
     half.unlink()
 
 
+@pytest.mark.slow
 def test_a_corrected_day_is_rebuilt_with_the_days_after_it(chain: Chain) -> None:
     day = "2013-01-12"
     everything = chain.published(*days(1, 18))

@@ -11,7 +11,7 @@ import pytest
 
 from support.tutorials import TUTORIAL, Block, assert_shown, read_blocks
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PASSED_VARIABLES = ("PATH", "HOME", "LANG", "JAVA_HOME")
 INSTALLATION = "## Install"
