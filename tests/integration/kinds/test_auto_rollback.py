@@ -49,17 +49,20 @@ def outcomes(random: np.random.Generator, size: np.ndarray, distance: np.ndarray
     return {"outcome": (size + random.normal(scale=0.2, size=size.size) > 0.5).astype(np.int64)}
 
 
-def log_loss_of(model: ModelSpec, content: str, day: str) -> float:
-    """Return the loss of a model on a day, by hand."""
+def log_losses(model: ModelSpec, day: str, *contents: str) -> list[float]:
+    """Return the loss of each model on a day, by hand."""
     import xgboost as xgb
 
     rows = training_sets.build_look_set(model, parcels.window(model, later(day, 9)), day, later(day, 1))
     table = pq.read_table(training_sets.look_dataset(model).file_path(rows, "holdout"))
-    with versions.open_model(model.name, content) as (folder, _):
-        booster = xgb.Booster(model_file=folder / "model.ubj")
-        names = list(versions.read_model_inputs(folder).column_names)
-    score = booster.predict(xgb.DMatrix(table.select(names).to_pandas()))
-    return float(metrics.log_loss(table["label"].to_numpy(), score))
+    losses = []
+    for content in contents:
+        with versions.open_model(model.name, content) as (folder, _):
+            booster = xgb.Booster(model_file=folder / "model.ubj")
+            names = list(versions.read_model_inputs(folder).column_names)
+        score = booster.predict(xgb.DMatrix(table.select(names).to_pandas()))
+        losses.append(float(metrics.log_loss(table["label"].to_numpy(), score)))
+    return losses
 
 
 def test_the_model_that_was_better_is_champion_again(
@@ -93,8 +96,8 @@ def test_the_model_that_was_better_is_champion_again(
     measured = {item.period: item for item in map(PairedPerformance.model_validate_json, texts)}
     assert list(measured) == [later(SECOND, number) for number in range(DAYS)]
     day = measured[SECOND]
-    assert np.divide(*day.champion) == pytest.approx(log_loss_of(model, second, SECOND), rel=1e-5)
-    assert np.divide(*day.previous) == pytest.approx(log_loss_of(model, first, SECOND), rel=1e-5)
+    means = [np.divide(*sums) for sums in (day.champion, day.previous)]
+    assert means == pytest.approx(log_losses(model, SECOND, second, first), rel=1e-5)
 
     event = auto_rollback.roll_back(model, entry.number, actor="a test")
     assert (event.restored_version, event.barred_version) == ("1", "2")
