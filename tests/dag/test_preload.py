@@ -38,6 +38,7 @@ def test_the_dag_processor_imports_what_dag_files_do(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith("evergreen_models")], "models are read anew at each parse"
 
 
+@pytest.mark.slow
 def test_other_components_import_no_dags(tmp_path: Path) -> None:
     for command in ("triggerer", "api-server", "scheduler"):
         assert not imported(command, tmp_path) & {"evergreen.orchestration.dags"}, command

@@ -176,6 +176,7 @@ def test_killed_components_recover_while_the_pod_keeps_working(airflow: Stack) -
     assert [attempt.id for attempt in read_attempts(storage.storage_path(str(airflow.job(13))))] == [made.metadata.uid]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)  # the test above kills it otherwise
 def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: Stack) -> None:
     run = airflow.begin(14)
@@ -190,7 +191,9 @@ def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: S
         assert after.resumed_step >= before.step - LOST_AT_MOST
 
 
-@pytest.mark.parametrize(("day", "moment"), [(15, 0), (16, 30)], ids=["at start-up", "in the midst"])
+@pytest.mark.parametrize(
+    ("day", "moment"), [pytest.param(15, 0, marks=pytest.mark.slow), (16, 30)], ids=["at start-up", "in the midst"]
+)
 def test_task_failed_by_hand_leaves_no_pod_and_resumes_when_cleared(airflow: Stack, day: int, moment: int) -> None:
     with airflow.hold_last_step():
         run = airflow.begin(day)
@@ -218,7 +221,7 @@ def test_task_cleared_by_hand_replaces_its_pod_by_one_that_resumes(airflow: Stac
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
-@pytest.mark.parametrize("name", ["flight_delay", "flight_delay_net"])
+@pytest.mark.parametrize("name", ["flight_delay", pytest.param("flight_delay_net", marks=pytest.mark.slow)])
 @pytest.mark.cpus(2)
 def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_path: Path) -> None:
     dag_id = f"{name}.retrain"
@@ -254,6 +257,7 @@ def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_
     np.testing.assert_allclose(predictions.score_table(own, holdout, inputs), there, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_log_of_a_task_has_every_line_of_its_pod_once(airflow: Stack) -> None:
     run = airflow.begin(18)
     airflow.ends_well(18, run)

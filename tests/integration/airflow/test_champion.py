@@ -98,6 +98,7 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     assert ledger.read_state(NAME).champion == "1"
 
 
+@pytest.mark.slow
 def test_the_cli_reaches_the_registry_of_the_running_stack(chain: Chain) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "EVERGREEN_MLFLOW"}
 

@@ -241,6 +241,7 @@ def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
     assert datasets.open_dataset("online/flight_delay").manifests() == online
 
 
+@pytest.mark.slow
 def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
     run_id = chain.scheduled(
         RETRAIN, Calendar("1d", ZONE).start("2013-01-10"), Calendar("1d", ZONE).start("2013-01-17")

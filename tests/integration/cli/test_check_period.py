@@ -102,6 +102,7 @@ def test_a_model_folder_gets_the_steps_as_tests(project) -> None:
     assert [name for name in dir(model_tests("visits")) if name.startswith("test")] == ["test_files"]
 
 
+@pytest.mark.slow
 def test_a_model_folder_gets_tests_of_its_trained_model(project) -> None:
     project()
     _try_model.cache_clear()  # another test has tried another model of that name

@@ -175,6 +175,7 @@ def test_a_frozen_model_keeps_its_champion_and_names_the_challenger(own_january:
     assert ledger.read_state(MODEL.name).champion == version
 
 
+@pytest.mark.slow
 def test_nothing_is_compared_while_the_model_is_frozen(own_january: Path) -> None:
     promoted(11)
     service.freeze_promotions(MODEL, "an audit", actor="a person")
@@ -194,6 +195,7 @@ def test_nothing_is_compared_while_the_model_is_frozen(own_january: Path) -> Non
     assert service.verdict_report_path(ready, compared) != service.verdict_report_path(MODEL, number)
 
 
+@pytest.mark.slow
 def test_a_run_cleared_after_a_freeze_is_judged_anew(own_january: Path) -> None:
     promoted(11)
     service.freeze_promotions(MODEL, "an audit", actor="a person")
@@ -239,6 +241,7 @@ def test_a_backfill_is_promoted_only_if_it_asks(own_january: Path) -> None:
     assert service.promote_version(MODEL, asking, actor="a test") is None
 
 
+@pytest.mark.slow
 def test_a_verdict_of_a_backfill_serves_a_run_by_hand(own_january: Path) -> None:
     number, _ = registered(case(11, "a backfill", origin=RunReason.BACKFILL))
     again, version = registered(case(11, "a run"))

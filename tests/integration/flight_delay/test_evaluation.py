@@ -148,6 +148,7 @@ def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: 
     assert compared(verdict).champion is not None
 
 
+@pytest.mark.slow
 def test_a_champion_that_has_seen_the_holdout_blocks(registered: tuple) -> None:
     _, _, version = registered
     examples, candidate = retrain(18)
@@ -168,6 +169,7 @@ def test_a_champion_whose_artifact_is_gone_blocks_until_it_is_back(registered: t
     assert against(version).champion is not None
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_never_registered_blocks(registered: tuple) -> None:
     found = against("77")
     assert found.outcome == "not_computed"

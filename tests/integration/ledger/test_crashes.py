@@ -125,7 +125,12 @@ def rollback_to_one_that_is_named(book: Book) -> Operation:
     [
         (first_promotion, VersionPromoted, {"champion": "1"}),
         pytest.param(second_promotion, VersionPromoted, {"champion": "2", "previous": "1"}, marks=pytest.mark.slow),
-        (promotion_past_a_challenger, VersionPromoted, {"champion": "4", "previous": "2"}),
+        pytest.param(
+            promotion_past_a_challenger,
+            VersionPromoted,
+            {"champion": "4", "previous": "2"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             promotion_that_is_held_back,
             PromotionDeferred,

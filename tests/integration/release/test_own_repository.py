@@ -14,7 +14,7 @@ import pytest
 
 from support.documents import DOCS, ROOT, documented_files
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PAGE = DOCS / "guides/own-repository.md"
 USE_PAGE = DOCS / "guides/use-a-champion.md"

@@ -207,6 +207,7 @@ def test_removal_at_any_moment_of_a_publish(dataset: ObjectDataset, server: Serv
     assert removed == {"tombstone" if is_expired else "expired"}
 
 
+@pytest.mark.slow
 def test_publish_and_use_at_any_moment_of_a_removal(dataset: ObjectDataset, server: Server) -> None:
     events: dict[str, Callable[[Dataset], Manifest | None]] = {
         "new": lambda place: publish(place, "new"),
