@@ -85,7 +85,6 @@ def test_a_bad_day_fails_at_check_raw_until_it_is_replaced(chain: Chain) -> None
     as_undisturbed(chain, day)
 
 
-@pytest.mark.slow
 def test_a_killed_retrain_promotes_the_same_model(chain: Chain) -> None:
     model = loader.load_spec("flight_delay")
     killer = Killer(chain.home, kills=4, seed=11, pause=(3.0, 8.0))
