@@ -616,8 +616,8 @@ def draft_model(
     notes.append(f"labels are taken to be known {known_after}: --label-delay says how long it takes")
     if repeated:
         notes.append(
-            f"rows of {repeated[0]!r} come each {calendar.unit}, and their labels overlap: gates take them as one piece "
-            "of evidence (clusters)"
+            f"rows of {repeated[0]!r} come each {calendar.unit}, and their labels overlap: gates take them as one "
+            "piece of evidence (clusters)"
         )
     if not calendar.is_multiple(delay):
         raise ScaffoldError("sample", [Fault("--label-delay", f"{delay} is no whole number of {calendar.period}")])
