@@ -1,0 +1,136 @@
+"""A year of flights under Airflow: features by a backfill, a champion, and all later days monitored by a backfill.
+
+    python benchmarks/monitored_year.py [--as-of 2013-03-01] [--until 2014-01-01] [--json FILE]
+
+The champion is trained as of a day. Then a backfill of `<model>.monitor` has a run for each later week, as the spec
+schedules it, which says what would have been known then. The table has the alarms of the year, and the runs that first
+and last said so; below it is what runs cost as days gather. A run as of the last day, in
+this process, must name the same alarms: what is said of a day does not change later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from evergreen import ledger
+from evergreen.client.airflow import AirflowClient, Json
+from evergreen.monitoring import service
+from evergreen.periods import Calendar
+from evergreen.spec import loader
+from measuring.stack import Meter, backfill, deliver, metered, running
+
+NAME, ZONE, FIRST = "flight_delay", "America/New_York", "2013-01-01"
+FEATURES, RETRAIN, MONITOR = f"{NAME}.features", f"{NAME}.retrain", f"{NAME}.monitor"
+CALENDAR = Calendar("1d", ZONE)
+FRIDAY = 4  # when the spec's schedule has a run
+COMPARED_RUNS = 8
+_ALARM = re.compile(r"ALARM (?P<rule>break|drift|performance) since (?P<opened>[\d-]+): (?P<changes>.*)")
+
+
+@dataclass(frozen=True)
+class SeenAlarm:
+    """An alarm, the day from which it counts, and the first and last day on which a run said that it was open."""
+
+    rule: str
+    opened: str
+    changes: str
+    first_said: str
+    last_said: str
+
+
+def alarms_in(airflow: AirflowClient, run: Json) -> list[tuple[str, str, str]]:
+    """Return rule, first day and changes of each alarm that a run of the monitor named."""
+    found = []
+    for instance in airflow.task_instances(MONITOR, run["dag_run_id"]):
+        if instance["task_id"] in ("watch", "measure"):
+            text = "\n".join(json.dumps(line, ensure_ascii=False) for line in airflow.log(instance))
+            found += [(m["rule"], m["opened"], m["changes"].split('"')[0]) for m in _ALARM.finditer(text)]
+    return found
+
+
+def gather(named: Sequence[tuple[str, list[tuple[str, str, str]]]]) -> list[SeenAlarm]:
+    """Return the alarms that runs named, by the day of each run, as one for each rule and first day."""
+    alarms: dict[tuple[str, str], SeenAlarm] = {}
+    for day, lines in named:
+        for rule, opened, changes in lines:
+            seen = alarms.get((rule, opened))
+            first = seen.first_said if seen else day
+            alarms[rule, opened] = SeenAlarm(rule, opened, changes, first, day)
+    return sorted(alarms.values(), key=lambda alarm: (alarm.opened, alarm.rule))
+
+
+def duration(run: Json) -> float:
+    """Return the seconds that a run took."""
+    start, end = (datetime.fromisoformat(run[name]) for name in ("start_date", "end_date"))
+    return (end - start).total_seconds()
+
+
+def features_and_champion(airflow: AirflowClient, meter: Meter, days: Sequence[str], as_of: str) -> None:
+    wall, cpu, _ = backfill(airflow, meter, FEATURES, CALENDAR, days, 10)
+    print(f"features of {len(days)} days: {wall:.0f} s, {cpu:.0f} s of CPU", flush=True)
+    airflow.set_dag_paused(RETRAIN, False)
+    airflow.trigger_dag_run(RETRAIN, as_of, {"as_of": as_of})
+    while (state := (airflow.dag_run(RETRAIN, as_of) or {"state": "queued"})["state"]) in ("queued", "running"):
+        time.sleep(1)
+    airflow.set_dag_paused(RETRAIN, True)
+    if state != "success" or ledger.read_state(NAME).champion is None:
+        raise SystemExit(f"no champion as of {as_of}: the run ended as {state}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--as-of", default="2013-03-01", help="of the champion")
+    parser.add_argument("--until", default="2013-12-31", help="the last day that is monitored")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    end = CALENDAR.shift(arguments.until, 1)
+    days = list(CALENDAR.periods_between(FIRST, end))
+    later = CALENDAR.periods_between(CALENDAR.shift(arguments.as_of, 1), end)
+    monitored = [day for day in later if date.fromisoformat(day).weekday() == FRIDAY]
+    home = Path(tempfile.mkdtemp(prefix="evergreen-bench-")) / "home"
+    deliver(home, len(days))
+    with running(home, MONITOR) as airflow, metered(home) as meter:
+        features_and_champion(airflow, meter, days, arguments.as_of)
+        wall, cpu, runs = backfill(airflow, meter, MONITOR, CALENDAR, monitored, 1)
+        runs.sort(key=lambda run: run["logical_date"])
+        named = [(day, alarms_in(airflow, run)) for day, run in zip(monitored, runs, strict=True)]
+        record = service.preview_record(loader.load_spec(NAME), monitored[-1], with_performance=True)
+    shutil.rmtree(home.parent)
+    assert record
+    alarms = gather(named)
+
+    table = Table(title=f"{NAME}: the champion as of {arguments.as_of}, monitored until {arguments.until}")
+    for column in ("alarm", "since", "said on", "until", "what"):
+        table.add_column(column)
+    for alarm in alarms:
+        table.add_row(alarm.rule, alarm.opened, alarm.first_said, alarm.last_said, alarm.changes)
+    Console(width=160).print(table)
+    at_last = {(alarm.rule, str(alarm.opened)) for alarm in record.alarms}
+    print(f"named by runs, and not as of the last day: {sorted({(a.rule, a.opened) for a in alarms} - at_last)}")
+    print(f"as of the last day, and not named by a run: {sorted(at_last - {(a.rule, a.opened) for a in alarms})}")
+    times = [duration(run) for run in runs]
+    early, late = (statistics.median(part) for part in (times[:COMPARED_RUNS], times[-COMPARED_RUNS:]))
+    peak = f"peak {meter.peak / 2**30:.2f} GiB"
+    print(f"{len(runs)} runs of {MONITOR}: {wall:.0f} s, {cpu / len(runs):.2f} s of CPU a run, {peak}")
+    print(
+        f"a run, median of the last {COMPARED_RUNS} ÷ of the first: {late:.1f} s ÷ {early:.1f} s = {late / early:.2f}"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(alarm) for alarm in alarms], indent=1))
+
+
+if __name__ == "__main__":
+    main()
