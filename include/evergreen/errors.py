@@ -28,14 +28,15 @@ def validation_problem(error: ValidationError) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """One problem of an input. `location` is a path, a file or a field."""
+    """One problem of an input. `location` is a path, a file or a field; empty if it has no place of its own."""
 
     location: str
     problem: str
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.location}: {self.problem}" + (f" → {self.fix}" if self.fix else "")
+        place = f"{self.location}: " if self.location else ""
+        return f"{place}{self.problem}" + (f" → {self.fix}" if self.fix else "")
 
 
 class FaultsError(EvergreenError):

@@ -56,7 +56,8 @@ def show_history(name: str, day: date | None, console: Console, as_json: bool = 
         table.add_row(since, tenure.version, str(tenure.as_of), reason, actor, str(entry.number))
     console.print(table, soft_wrap=False)
     verdicts = state.entries.count_kind(VerdictRecorded)
-    console.print(f"champion: {_format_version(state.champion)}; {verdicts} verdicts in {len(state.entries)} entries")
+    counts = f"{verdicts} verdict{'s' * (verdicts != 1)} in {len(state.entries)} entries"
+    console.print(f"champion: {_format_version(state.champion)}; {counts}")
     if event := state.challenger_event:
         console.print(f"challenger: version {state.challenger}: {challenger_wait(state, model)}")
         _show_looks(event, console)

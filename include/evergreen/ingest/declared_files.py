@@ -129,7 +129,9 @@ def _read_delivery(source: RawSource, file: RawFile, sha256: str, copies: Datase
 
 
 def unreadable_fault(path: object, error: Exception, files: RawFiles = ONE_PARQUET_FILE) -> Fault:
-    """Return the fault of a file that has another format, or is damaged."""
+    """Return the fault of a file that has another format, is damaged, or is not there."""
+    if isinstance(error, FileNotFoundError):
+        return Fault(display_path(path), "there is no such file", "deliver it, or correct its path")
     problem = f"is not a readable {format_name(files)} file: {str(error).strip() or type(error).__name__}"
     return Fault(display_path(path), problem.splitlines()[0], "deliver it again")
 

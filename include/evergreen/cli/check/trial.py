@@ -47,6 +47,7 @@ from evergreen.feature_store import online_store, training_sets
 from evergreen.features import build, checks, inputs, invariants, pipeline
 from evergreen.features.definitions import declared_serving
 from evergreen.features.invariants import FeatureFault
+from evergreen.features.served_after import ServedAfter
 from evergreen.gates.clusters import HOLDOUT_ADVICE
 from evergreen.gates.verdict import GateResult, Verdict, judge_evidence
 from evergreen.lake import datasets
@@ -55,7 +56,7 @@ from evergreen.scaffold.guesses import MODEL_KINDS, Choices, resolve_leak_class
 from evergreen.scaffold.samples import locate_sample, open_sample
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec, model_folder
-from evergreen.spec.model import ModelSpec
+from evergreen.spec.model import FeatureSpec, ModelSpec
 from evergreen.training.backends import process
 from evergreen.training.job import RESULT_FILE
 from evergreen.window import RunReason, Window
@@ -180,6 +181,21 @@ def training_window(model: ModelSpec, period: str) -> tuple[Window, Duration]:
     return Window(tuple(sorted(periods)), RunReason.MANUAL, calendar), length
 
 
+def periods_before(spec: FeatureSpec, window: Window, served: Mapping[str, ServedAfter]) -> list[str]:
+    """Return the periods of which the rows of `window` have features: views may be dated at the end of their period.
+
+    They are those right before each of the window's stretches, and more where views are `served` late.
+    """
+    calendar = spec.calendar
+    delays = [calendar.end(window.start) - calendar.start(window.start)]
+    delays += [delays[0] + delay.delay.length for delay in served.values()]
+    before = set[str]()
+    for period in window.periods:
+        first = max(calendar.period_at(calendar.start(period) - max(delays)), spec.first_period)
+        before.update(calendar.periods_between(first, period))
+    return sorted(before - {*window.periods})
+
+
 def _try_training(
     trial: Trial, fingerprints: Mapping[str, str], folders: Mapping[str, str], with_properties: bool
 ) -> None:
@@ -189,7 +205,12 @@ def _try_training(
             "training", f"it would learn from {window.start}, and there is no data before {spec.first_period}"
         )
         return
-    other_periods = [period for period in window.periods if period != trial.period]
+    earlier_periods = [
+        period
+        for period in periods_before(spec, window, declared_serving(trial.model.feature_model))
+        if not inputs.find_missing_raw_files(spec, inputs.raw_files_for_periods(spec, [period]))
+    ]
+    other_periods = sorted({*window.periods, *earlier_periods} - {trial.period})
     if missing := inputs.find_missing_raw_files(spec, inputs.raw_files_for_periods(spec, other_periods)):
         names = ", ".join(sorted({file.name for file in missing})[:_MAX_NAMES])
         trial.skip_step("training", f"it would learn from {window.start} on, of which raw files are missing: {names} …")
@@ -213,6 +234,8 @@ def _try_training(
             trial.faults.append(_describe_late_labels(model, window.start, delays[0]))
         leaks = find_suspected_leaks(model, training_sets.training_set_dataset(model).file_path(examples, "train"))
         suspicions = [_describe_leaks(leaks)] if leaks else []
+        if empty := find_empty_views(training_sets.training_set_dataset(model).file_path(examples, "train")):
+            suspicions.append(_describe_empty_views(empty))
         if delays and delays[1] < model.label_delay.length / 2:
             suspicions.append(_describe_early_labels(model, delays[1]))
         newest = features.manifest(datasets.period_partition(trial.period))
@@ -289,6 +312,17 @@ def find_suspected_leaks(model: ModelSpec, examples: Path) -> list[str]:
         return [name for name in inputs_of_model if name in relations and relations[name].is_leak]
 
 
+def find_empty_views(examples: Path) -> list[str]:
+    """Return the views of which no example has a value, though there are examples."""
+    metadata = pq.read_metadata(examples)
+    values: dict[str, int] = {}
+    for name in (name for name in metadata.schema.names if "__" in name):
+        column = pq.read_table(examples, columns=[name]).column(0)
+        view = name.partition("__")[0]
+        values[view] = values.get(view, 0) + len(column) - column.null_count
+    return [view for view, count in values.items() if not count] if metadata.num_rows else []
+
+
 def label_delays(spine: Path) -> tuple[timedelta, timedelta] | None:
     """Return how long after its row a label is known, at least and at most; None if the file has no such label."""
     columns = pq.read_table(spine, columns=["event_timestamp", "label_known_at"])
@@ -320,6 +354,14 @@ def _describe_early_views(names: Sequence[str], unit: str) -> str:
         f"Served later than learned: rows of {listed} are dated before their {unit} is over, which is when they are "
         f"published, so a request gets older ones than its training row has. Date them at the end of the {unit}, or "
         "declare served_after in feature_source"
+    )
+
+
+def _describe_empty_views(names: Sequence[str]) -> str:
+    listed = join_names(map(repr, names))
+    return (
+        f"No row to learn from has a value of {listed}: the model learns nothing of it here. Is it of the same keys, "
+        "dated before the rows, and not older than its ttl?"
     )
 
 

@@ -12,11 +12,14 @@ import pytest
 
 from evergreen.cli.check import trial
 from evergreen.errors import Fault, FaultsError
+from evergreen.features.served_after import ServedAfter
 from evergreen.gates.evidence import Evidence
 from evergreen.gates.verdict import judge_evidence
+from evergreen.periods import Calendar
 from evergreen.spec.gates import AgainstChampionGate, ThresholdGate
 from evergreen.spec.loader import load_spec
-from evergreen.spec.model import ModelSpec
+from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.window import RunReason, Window
 from support.mistakes import MODEL, write_model
 from support.scaffolds import order_lines
 
@@ -126,3 +129,31 @@ def test_what_one_period_cannot_show_is_no_advice_for_the_model() -> None:
     assert "1 day is too few" in verdict.results[0].reason
     assert verdict.results[1] == judged.results[1]
     assert verdict.results[1].outcome == "passed"
+
+
+def test_the_periods_of_which_rows_have_features_are_built_too() -> None:
+    """Views that are dated at the end of a period have values for the rows of the next one."""
+    source = dict(name="asked", columns={"at": "timestamp[us, tz=UTC]"})
+    spec = FeatureSpec(timezone="UTC", first_day="2026-03-01", spine="asked", sources=[source], views=["history"])
+    calendar = Calendar("1d", "UTC")
+    window = Window(("2026-03-05", "2026-03-08", "2026-03-09"), RunReason.MANUAL, calendar)
+    assert trial.periods_before(spec, window, {}) == ["2026-03-04", "2026-03-07"]
+    late = {"history": ServedAfter.declare("26h", calendar)}
+    assert trial.periods_before(spec, window, late) == [
+        "2026-03-02",
+        "2026-03-03",
+        "2026-03-04",
+        "2026-03-06",
+        "2026-03-07",
+    ]
+    first = Window(("2026-03-01",), RunReason.MANUAL, calendar)
+    assert trial.periods_before(spec, first, late) == [], "there is no data before the first day"
+
+
+def test_views_without_any_value_are_named(tmp_path: Path) -> None:
+    nulls = pa.array([None, None], pa.float64())
+    columns = {"x": nulls, "state__mean": nulls, "state__most": nulls, "history__rate": pa.array([None, 0.5])}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    assert trial.find_empty_views(tmp_path / "train.parquet") == ["state"]
+    pq.write_table(pa.table(columns).slice(0, 0), tmp_path / "none.parquet")
+    assert trial.find_empty_views(tmp_path / "none.parquet") == [], "there are no rows at all"
