@@ -17,7 +17,8 @@ Beside it, on the same histograms:
 - *Raw tests, Bonferroni*: the same at 0.05 / columns.
 
 Goals: at most one false alarm a year in the mean; a shift of 1.5 standard deviations between days in 3 of 34 columns is
-found within 21 days in 80 % of cases; a break (another unit, a frozen column, a missing one) on its first day.
+found within 21 days in 80 % of cases; a break (another unit, a frozen column, a missing one) on its first day. A
+column is frozen at some value, or at its usual mean, where its level does not move.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def find_shifts(world: World, shift: float, years: int, seed: int) -> dict[str, 
 
 def find_breaks(world: World, years: int, seed: int) -> dict[str, float]:
     """Return the share of breaks of a column that alarm on their first day, by the kind of break."""
-    found: dict[str, list[bool]] = {"another unit": [], "frozen column": [], "missing column": [], "missing rows": []}
+    kinds = ("another unit", "frozen column", "frozen at its mean", "missing column", "missing rows")
+    found: dict[str, list[bool]] = {kind: [] for kind in kinds}
     for number in range(years):
         for kind, results in found.items():
             rng = np.random.default_rng([seed, number])
@@ -198,9 +200,10 @@ def find_breaks(world: World, years: int, seed: int) -> dict[str, float]:
                 factors[start:, 0] = MILES_TO_KM
             year = draw_year(world, rng, levels, factors)
             column = year.counts["column 0"]
-            if kind == "frozen column":
+            if kind.startswith("frozen"):
+                mean = NUMERIC.size // 2  # of the bins on both sides, the upper one
                 column.counts[start:] = 0
-                column.counts[start:, rng.integers(3, 18)] = year.rows[start:]
+                column.counts[start:, rng.integers(3, 18) if kind == "frozen column" else mean] = year.rows[start:]
             elif kind == "missing column":
                 column.counts[start:] = 0
                 column.missing[start:] = column.rows[start:]
