@@ -21,7 +21,7 @@ CALENDAR = Calendar("1d", "UTC")
 LABEL_DELAY_DAYS = 2
 TRAIN_DAYS, HOLDOUT_DAYS = 56, 28
 REFERENCE_DAYS = TRAIN_DAYS + HOLDOUT_DAYS + LABEL_DELAY_DAYS
-DEPOTS, PARCELS = 6, 700
+DEPOTS, PARCELS = 6, 2000
 SERVICES = ("standard", "economy", "freight")
 _SHARES = (0.6, 0.3, 0.1)
 _MEMORY = 0.3  # of what days differ by
@@ -78,7 +78,7 @@ def between(column, low, high):
 def raw_expectations(source, period):
     if source == "readings":
         return [gxe.ExpectTableRowCountToBeBetween(min_value=72, max_value=144), between("temperature", -40, 60)]
-    return [gxe.ExpectTableRowCountToBeBetween(min_value=200, max_value=1800),
+    return [gxe.ExpectTableRowCountToBeBetween(min_value=600, max_value=5000),
             gxe.ExpectColumnValuesToBeUnique(column="parcel"),
             between("weight", 0, 200), between("distance", 0, 4000)]
 
