@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -38,7 +38,6 @@ from rich.table import Table
 from scipy import special, stats
 
 from evergreen.monitoring.alarms import Alarm, judge_days
-from evergreen.monitoring.effect_sizes import wasserstein_distance
 from evergreen.monitoring.histograms import ColumnBins
 from evergreen.monitoring.series import ColumnCounts, build_series
 
@@ -119,6 +118,33 @@ def draw_year(world: World, rng: np.random.Generator, levels: Array, factors: Ar
         missing = rng.binomial(rows, 0.01)
         counts[name] = ColumnCounts(rows + missing, missing, drawn)
     return Year(bins, counts, rows)
+
+
+def wasserstein_distance(counts: Counts, reference: Counts, bounds: Sequence[float]) -> float:
+    """Return the distance W1 of two histograms of a numeric column, in standard deviations of the reference.
+
+    W1 = ∫ |F − G| (Vallender 1974), with F and G linear between bounds, and what is beyond the outermost bounds at
+    these: so it is a lower bound for values out of the reference's range. 0 if the reference has one value only.
+
+    Args:
+        counts: of shape (len(bounds) + 1,), as in `Histogram`.
+        reference: of the same shape.
+        bounds: as in `ColumnBins`.
+    """
+    edges = np.asarray(bounds, np.float64)
+    centers = np.concatenate(([edges[0]], (edges[1:] + edges[:-1]) / 2, [edges[-1]]))
+    q = reference / max(reference.sum(), 1)
+    mean = float(q @ centers)
+    deviation = float(np.sqrt(q @ (centers - mean) ** 2))
+    if not deviation or not counts.sum():
+        return 0.0
+    difference = np.cumsum(counts / counts.sum())[:-1] - np.cumsum(q)[:-1]  # at each bound
+    lower, upper, widths = difference[:-1], difference[1:], np.diff(edges)
+    # Of a line between two bounds: a trapezoid, or two triangles where it crosses zero.
+    crosses = lower * upper < 0
+    size = np.abs(lower) + np.abs(upper)
+    areas = np.where(crosses, (lower**2 + upper**2) / np.where(size > 0, size, 1), size) / 2
+    return float(areas @ widths / deviation)
 
 
 def evidently_columns(year: Year) -> NDArray[np.bool_]:

@@ -53,7 +53,7 @@ class ChangedSeries:
         deviation: of the last days (of a break, the first day) from what the reference lets expect, in standard
             deviations between days; infinite if the reference has none.
         effect: the same in the unit of the measure: of ranks, √PSI without that of chance, shares, or the logarithm
-            of rows.
+            of spread or rows.
     """
 
     name: SeriesName

@@ -5,8 +5,6 @@ These are effect sizes, no p-values: with a million rows, any difference has one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
@@ -63,33 +61,6 @@ def root_psi(counts: Counts, reference: Counts, usual_rows: float) -> tuple[Floa
     # The mean square of the root is the mean of |excess|, which the standard deviation of χ² bounds.
     variances = np.where(np.isnan(excess), np.nan, np.sqrt(2 * (bins - 1)) * scale)
     return np.sign(excess) * np.sqrt(np.abs(excess)), variances
-
-
-def wasserstein_distance(counts: Counts, reference: Counts, bounds: Sequence[float]) -> float:
-    """Return the distance W1 of two histograms of a numeric column, in standard deviations of the reference.
-
-    W1 = ∫ |F − G| (Vallender 1974), with F and G linear between bounds, and what is beyond the outermost bounds at
-    these: so it is a lower bound for values out of the reference's range. 0 if the reference has one value only.
-
-    Args:
-        counts: of shape (len(bounds) + 1,), as in `Histogram`.
-        reference: of the same shape.
-        bounds: as in `ColumnBins`.
-    """
-    edges = np.asarray(bounds, np.float64)
-    centers = np.concatenate(([edges[0]], (edges[1:] + edges[:-1]) / 2, [edges[-1]]))
-    q = reference / max(reference.sum(), 1)
-    mean = float(q @ centers)
-    deviation = float(np.sqrt(q @ (centers - mean) ** 2))
-    if not deviation or not counts.sum():
-        return 0.0
-    difference = np.cumsum(counts / counts.sum())[:-1] - np.cumsum(q)[:-1]  # at each bound
-    lower, upper, widths = difference[:-1], difference[1:], np.diff(edges)
-    # Of a line between two bounds: a trapezoid, or two triangles where it crosses zero.
-    crosses = lower * upper < 0
-    size = np.abs(lower) + np.abs(upper)
-    areas = np.where(crosses, (lower**2 + upper**2) / np.where(size > 0, size, 1), size) / 2
-    return float(areas @ widths / deviation)
 
 
 def mean_rank(counts: Counts, reference: Counts) -> FloatValues:

@@ -12,8 +12,8 @@ from evergreen.monitoring.effect_sizes import (
     population_stability_index,
     rank_variance,
     root_psi,
-    wasserstein_distance,
 )
+from monitoring import wasserstein_distance
 
 pytestmark = pytest.mark.unit
 
