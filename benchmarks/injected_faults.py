@@ -182,7 +182,7 @@ def find_detections(
     for alarm in alarms:
         if alarm.opened >= start:
             delay = LABEL_DELAY_DAYS if alarm.rule == "performance" else 0
-            changed = ", ".join(alarm.change_names[:3])
+            changed = ", ".join(change.describe() for change in alarm.changes[:3])
             found.append(Detection(alarm.rule, (alarm.opened - start).days + 1 + delay, changed))
     found += [Detection("problem", LABEL_DELAY_DAYS + 1, problem) for problem in problems]
     return sorted(found, key=lambda detection: detection.day)

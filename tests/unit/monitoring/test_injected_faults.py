@@ -75,8 +75,8 @@ def test_what_found_a_fault_is_named_earliest_first() -> None:
     assert faults.find_detections(alarms, ["no labels"], refusals, start) == [
         Detection("refused", 2, "x has 2 rows"),
         Detection("problem", 3, "no labels"),
-        Detection("drift", 4, "t.x spread"),
-        Detection("performance", 5, "t.x performance"),
+        Detection("drift", 4, "t.x spread (+3.0 sd between days)"),
+        Detection("performance", 5, "t.x performance (+3.0 sd between days)"),
     ]
     assert faults.count_false_alarms(alarms, start) == 1
     assert faults.find_detections(alarms[:1], [], [], start) == []
