@@ -113,7 +113,7 @@ def test_a_column_that_is_nearly_constant_has_no_break_of_spread() -> None:
         assert not judge_column(counts, flag).alarms, "two rows in a hundred are no break"
 
 
-def test_another_unit_is_one_alarm_that_names_all_measures_which_are_far() -> None:
+def test_a_break_names_all_measures_that_are_far() -> None:
     """Beyond the reference all rows share a bin, so days spread less: the same change, though no major one."""
     counts = np.random.default_rng(7).multinomial(2000, np.full(21, 1 / 21), REFERENCE + MONITORED)
     counts[REFERENCE:, -1] += counts[REFERENCE:, :8].sum(axis=1)
