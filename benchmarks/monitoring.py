@@ -17,7 +17,8 @@ Beside it, on the same histograms:
 - *Raw tests, Bonferroni*: the same at 0.05 / columns.
 
 Goals: at most one false alarm a year in the mean; a shift of 1.5 standard deviations between days in 3 of 34 columns is
-found within 21 days in 80 % of cases; a break (another unit, a frozen column, a missing one) on its first day.
+found within 21 days in 80 % of cases; a break (another unit, a frozen column, a missing one) on its first day. A
+column is frozen at some value, or at its usual mean, where its level does not move.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -37,7 +38,6 @@ from rich.table import Table
 from scipy import special, stats
 
 from evergreen.monitoring.alarms import Alarm, judge_days
-from evergreen.monitoring.effect_sizes import wasserstein_distance
 from evergreen.monitoring.histograms import ColumnBins
 from evergreen.monitoring.series import ColumnCounts, build_series
 
@@ -120,6 +120,33 @@ def draw_year(world: World, rng: np.random.Generator, levels: Array, factors: Ar
     return Year(bins, counts, rows)
 
 
+def wasserstein_distance(counts: Counts, reference: Counts, bounds: Sequence[float]) -> float:
+    """Return the distance W1 of two histograms of a numeric column, in standard deviations of the reference.
+
+    W1 = ∫ |F − G| (Vallender 1974), with F and G linear between bounds, and what is beyond the outermost bounds at
+    these: so it is a lower bound for values out of the reference's range. 0 if the reference has one value only.
+
+    Args:
+        counts: of shape (len(bounds) + 1,), as in `Histogram`.
+        reference: of the same shape.
+        bounds: as in `ColumnBins`.
+    """
+    edges = np.asarray(bounds, np.float64)
+    centers = np.concatenate(([edges[0]], (edges[1:] + edges[:-1]) / 2, [edges[-1]]))
+    q = reference / max(reference.sum(), 1)
+    mean = float(q @ centers)
+    deviation = float(np.sqrt(q @ (centers - mean) ** 2))
+    if not deviation or not counts.sum():
+        return 0.0
+    difference = np.cumsum(counts / counts.sum())[:-1] - np.cumsum(q)[:-1]  # at each bound
+    lower, upper, widths = difference[:-1], difference[1:], np.diff(edges)
+    # Of a line between two bounds: a trapezoid, or two triangles where it crosses zero.
+    crosses = lower * upper < 0
+    size = np.abs(lower) + np.abs(upper)
+    areas = np.where(crosses, (lower**2 + upper**2) / np.where(size > 0, size, 1), size) / 2
+    return float(areas @ widths / deviation)
+
+
 def evidently_columns(year: Year) -> NDArray[np.bool_]:
     """Return which columns have drifted by Evidently's defaults, (monitored days, columns)."""
     flags = []
@@ -188,7 +215,8 @@ def find_shifts(world: World, shift: float, years: int, seed: int) -> dict[str, 
 
 def find_breaks(world: World, years: int, seed: int) -> dict[str, float]:
     """Return the share of breaks of a column that alarm on their first day, by the kind of break."""
-    found: dict[str, list[bool]] = {"another unit": [], "frozen column": [], "missing column": [], "missing rows": []}
+    kinds = ("another unit", "frozen column", "frozen at its mean", "missing column", "missing rows")
+    found: dict[str, list[bool]] = {kind: [] for kind in kinds}
     for number in range(years):
         for kind, results in found.items():
             rng = np.random.default_rng([seed, number])
@@ -198,9 +226,10 @@ def find_breaks(world: World, years: int, seed: int) -> dict[str, float]:
                 factors[start:, 0] = MILES_TO_KM
             year = draw_year(world, rng, levels, factors)
             column = year.counts["column 0"]
-            if kind == "frozen column":
+            if kind.startswith("frozen"):
+                mean = NUMERIC.size // 2  # of the bins on both sides, the upper one
                 column.counts[start:] = 0
-                column.counts[start:, rng.integers(3, 18)] = year.rows[start:]
+                column.counts[start:, rng.integers(3, 18) if kind == "frozen column" else mean] = year.rows[start:]
             elif kind == "missing column":
                 column.counts[start:] = 0
                 column.missing[start:] = column.rows[start:]

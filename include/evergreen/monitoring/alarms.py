@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS, Baseline, remove_patterns
 from evergreen.monitoring.e_detector import Bet, EDetector
 from evergreen.monitoring.effect_sizes import FloatValues
-from evergreen.monitoring.series import MAJOR_EFFECTS, ONE_SIDED, DailySeries, SeriesName
+from evergreen.monitoring.series import BREAKS_DOWNWARDS, MAJOR_EFFECTS, ONE_SIDED, DailySeries, SeriesName
 
 DRIFT_BUDGET = 0.5
 BREAK_BUDGET = 0.1
@@ -53,7 +53,7 @@ class ChangedSeries:
         deviation: of the last days (of a break, the first day) from what the reference lets expect, in standard
             deviations between days; infinite if the reference has none.
         effect: the same in the unit of the measure: of ranks, √PSI without that of chance, shares, or the logarithm
-            of rows.
+            of spread or rows.
     """
 
     name: SeriesName
@@ -139,6 +139,8 @@ class _Watch:
         self._series, self._baseline = series, baseline
         self._raised, self._first_new = raised, max(raised, default=date.min)
         self._is_one_sided = np.array([name.measure in ONE_SIDED for name in series.names], bool)
+        self._breaks_downwards = np.array([name.measure in BREAKS_DOWNWARDS for name in series.names], bool)
+        self._columns = np.unique([name.column for name in series.names], return_inverse=True)[1]
         self._major = np.array([MAJOR_EFFECTS[name.measure] for name in series.names])
         self._limit = np.log(max(size, 1) * yearly / budget_share / BREAK_BUDGET) / np.sqrt(2)
         self._largest = _sizes(baseline.deviations[:first]).max(axis=0)
@@ -174,8 +176,11 @@ class _Watch:
         ratios = np.where(self._is_one_sided, deviations, np.abs(deviations))
         limits = np.maximum(self._limit, _BEYOND_LARGEST * self._largest)
         with np.errstate(invalid="ignore"):
-            is_break: NDArray[np.bool_] = (sizes >= self._major) & (ratios >= limits) & ~self._open.is_open
-        return is_break
+            is_far = (ratios >= limits) & ~self._open.is_open
+            is_major = (sizes >= self._major) & ~(self._breaks_downwards & (residuals > 0))
+        # What is as far in the same column is the same change, whatever its effect.
+        is_same = np.isin(self._columns, self._columns[is_far & is_major])
+        return is_far & is_same
 
     def _raise(
         self,

@@ -5,16 +5,16 @@ These are effect sizes, no p-values: with a million rows, any difference has one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from evergreen.monitoring.histograms import Counts
 
 FloatValues = NDArray[np.float64]
 
 _PSEUDO_ROWS = 0.5  # a bin, so that an empty one gives a finite PSI: as many as Jeffreys' prior of a multinomial has
+_CONSTANT_SPREAD = 0.05  # of the largest entropy, so that a constant has a logarithm
 _MIN_EXPECTED_ROWS = 5  # in a bin, for the distribution of χ² to be near (Cochran 1954)
 
 
@@ -63,33 +63,6 @@ def root_psi(counts: Counts, reference: Counts, usual_rows: float) -> tuple[Floa
     return np.sign(excess) * np.sqrt(np.abs(excess)), variances
 
 
-def wasserstein_distance(counts: Counts, reference: Counts, bounds: Sequence[float]) -> float:
-    """Return the distance W1 of two histograms of a numeric column, in standard deviations of the reference.
-
-    W1 = ∫ |F − G| (Vallender 1974), with F and G linear between bounds, and what is beyond the outermost bounds at
-    these: so it is a lower bound for values out of the reference's range. 0 if the reference has one value only.
-
-    Args:
-        counts: of shape (len(bounds) + 1,), as in `Histogram`.
-        reference: of the same shape.
-        bounds: as in `ColumnBins`.
-    """
-    edges = np.asarray(bounds, np.float64)
-    centers = np.concatenate(([edges[0]], (edges[1:] + edges[:-1]) / 2, [edges[-1]]))
-    q = reference / max(reference.sum(), 1)
-    mean = float(q @ centers)
-    deviation = float(np.sqrt(q @ (centers - mean) ** 2))
-    if not deviation or not counts.sum():
-        return 0.0
-    difference = np.cumsum(counts / counts.sum())[:-1] - np.cumsum(q)[:-1]  # at each bound
-    lower, upper, widths = difference[:-1], difference[1:], np.diff(edges)
-    # Of a line between two bounds: a trapezoid, or two triangles where it crosses zero.
-    crosses = lower * upper < 0
-    size = np.abs(lower) + np.abs(upper)
-    areas = np.where(crosses, (lower**2 + upper**2) / np.where(size > 0, size, 1), size) / 2
-    return float(areas @ widths / deviation)
-
-
 def mean_rank(counts: Counts, reference: Counts) -> FloatValues:
     """Return the mean rank of the rows of `counts` in the distribution of the reference, from 0 to 1; NaN without rows.
 
@@ -104,6 +77,38 @@ def rank_variance(reference: Counts) -> float:
     """Return the variance of the rank of one row of the reference; at most 1/12."""
     q = reference / max(reference.sum(), 1)
     return float(q @ (_ridits(reference) - 0.5) ** 2)
+
+
+def log_spread(counts: Counts, reference: Counts) -> tuple[FloatValues, FloatValues]:
+    """Return how much the rows of each day differ from one another, and its variance by their number alone.
+
+    That is ln(H / ln(bins) + 0.05), of the entropy H of a day's own histogram: wherever its values are, and 0 or so of
+    a day that has all bins of the reference alike, −3 of a constant. The entropy of few rows is smaller than that of
+    what they are drawn from; Grassberger's estimator (2003, arXiv:physics/0307138) has hardly any of that bias. The
+    variance is that of Basharin (1959) to the second order, of rows that are drawn from the reference.
+
+    Both are of shape (days,), and NaN for days with fewer rows than there are bins.
+
+    Args:
+        counts: of shape (days, bins).
+        reference: of shape (bins,).
+    """
+    rows, bins = counts.sum(axis=1), counts.shape[1]
+    size, occupied = np.maximum(rows, 1), np.maximum(counts, 1)
+    signs = np.where(occupied % 2, -1.0, 1.0)
+    terms = special.digamma(occupied) + signs / 2 * (
+        special.digamma((occupied + 1) / 2) - special.digamma(occupied / 2)
+    )
+    entropy = np.maximum(np.log(size) - (counts * terms).sum(axis=1) / size, 0.0)
+    entropy[(counts > 0).sum(axis=1) <= 1] = 0.0
+    spread = np.log(entropy / np.log(bins) + _CONSTANT_SPREAD)
+    q = reference / max(reference.sum(), 1)
+    surprise = -np.log(np.where(q > 0, q, 1.0))
+    usual = float(q @ surprise)
+    entropy_variance = float(q @ (surprise - usual) ** 2) / size + ((q > 0).sum() - 1) / (2 * size**2)
+    variances = entropy_variance / (usual + _CONSTANT_SPREAD * np.log(bins)) ** 2
+    is_short = rows < bins
+    return np.where(is_short, np.nan, spread), np.where(is_short, np.nan, variances)
 
 
 def _ridits(reference: Counts) -> FloatValues:

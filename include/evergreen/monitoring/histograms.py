@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from evergreen.ingest.databases import quote_text
 
 Counts = NDArray[np.int64]
+ColumnKind = Literal["numeric", "categorical", "time"]
 
 BINS = 20
 """Of a numeric column, between the smallest and the largest value of the reference."""
@@ -35,7 +36,8 @@ _SIGNED_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT
 _UNSIGNED_NUMBERS = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
 _NUMBERS = (*_SIGNED_NUMBERS, *_UNSIGNED_NUMBERS)
 _CATEGORIES = ("VARCHAR", "BOOLEAN")
-_VALUES = (*_NUMBERS, *_CATEGORIES)
+_INSTANTS = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")
+_MICROSECONDS_A_DAY = 86_400_000_000
 _NO_TYPE = '"NULL"'  # of a column without values
 
 
@@ -47,12 +49,15 @@ class ColumnBins:
         bounds: of a numeric column, in order: bin k has values x with bounds[k-1] < x ≤ bounds[k]; the first bin has
             what is below the smallest value of the reference, and one more what is above its largest. Of a categorical
             column its values; one more bin has all others, those that the reference does not have or hardly has.
+        timezone: of a column of instants, kind `time`, in which their *time of day* is counted, in seconds since
+            midnight as clocks show them, as a number is.
     """
 
     table: str
     column: str
-    kind: Literal["numeric", "categorical"]
+    kind: ColumnKind
     bounds: tuple[float, ...] | tuple[str, ...]
+    timezone: str = ""
 
     @property
     def name(self) -> str:
@@ -105,11 +110,14 @@ class _FileGroup:
         """Return the type of a column in DuckDB, of decimals without their digits; None if there is no such column."""
         return next((kind for name, kind in self.columns if name == column), None)
 
-    def value_of(self, column: str, kind: str) -> str:
+    def value_of(self, column: str, kind: str, timezone: str = "") -> str:
         """Return the values of a column as SQL: what is not a number, where numbers are expected, is missing."""
-        if self.type_of(column) not in _VALUES:
-            return "CAST(NULL AS DOUBLE)" if kind == "numeric" else "CAST(NULL AS VARCHAR)"
+        if self.type_of(column) not in (_INSTANTS if kind == "time" else (*_NUMBERS, *_CATEGORIES)):
+            return "CAST(NULL AS VARCHAR)" if kind == "categorical" else "CAST(NULL AS DOUBLE)"
         name = next(f"c{number}" for number, (listed, _) in enumerate(self.columns) if listed == column)
+        if kind == "time":
+            clock = f"timezone({quote_text(timezone)}, CAST({name} AS TIMESTAMPTZ))"
+            return f"TRY(epoch_us({clock}) % {_MICROSECONDS_A_DAY} / 1e6)"
         if kind == "categorical":
             return f"CAST({name} AS VARCHAR)"
         number = f"TRY_CAST({name} AS DOUBLE)"
@@ -117,31 +125,39 @@ class _FileGroup:
 
 
 def find_bins(
-    database: duckdb.DuckDBPyConnection, table: str, files: Sequence[Path], columns: Sequence[str], rows: int
+    database: duckdb.DuckDBPyConnection,
+    table: str,
+    files: Sequence[Path],
+    columns: Sequence[str],
+    rows: int,
+    *,
+    times: Mapping[str, str] | None = None,
 ) -> list[ColumnBins]:
     """Return the bins of those `columns` that are numbers, texts or booleans, and have a value, in order.
 
     They are quantiles, and the most frequent values, of some `BIN_SAMPLE_ROWS` of the `rows` rows of `files`. What a
-    column is, the last file says in which it has a type.
+    column is, the last file says in which it has a type. After them come those of `times` that are instants: columns
+    whose time of day is counted, each with the time zone of its days.
     The result depends on the rows and their order only, however many threads read them.
     """
-    groups = _group_files(database, files)
+    groups, zones = _group_files(database, files), dict(times or {})
     kinds = {column: kind for column in columns if (kind := _kind_of(column, groups))}
+    kinds |= {column: "time" for column in zones if _newest_type(column, groups) in _INSTANTS}
     if not kinds:
         return []
     step = max(1, -(-rows // BIN_SAMPLE_ROWS))
     # A hash, since rows that are so far apart may have something in common, such as the hour.
     selected = " UNION ALL ".join(
-        f"SELECT {', '.join(f'{group.value_of(column, kinds[column])} AS c{k}' for k, column in enumerate(kinds))} "  # noqa: S608 - columns have numbers
+        f"SELECT {_aliased(group.value_of(column, kind, zones.get(column, '')) for column, kind in kinds.items())} "  # noqa: S608 - columns have numbers
         f"FROM {group.source} WHERE hash({number}, file_index, file_row_number) % {step} = 0"
         for number, group in enumerate(groups)
     )
     database.execute(f"CREATE OR REPLACE TEMP TABLE sample AS {selected}")
     bins = []
     for number, (column, kind) in enumerate(kinds.items()):
-        find = _find_bounds if kind == "numeric" else _find_categories
+        find = _find_categories if kind == "categorical" else _find_bounds
         if bounds := find(database, f"c{number}"):
-            bins.append(ColumnBins(table, column, kind, bounds))
+            bins.append(ColumnBins(table, column, kind, bounds, zones.get(column, "")))
     database.execute("DROP TABLE sample")
     return bins
 
@@ -165,8 +181,8 @@ def count_by_bin(
     for group in _group_files(database, list(files.values())):
         terms = ["count(*)"]
         for column in bins:
-            value = group.value_of(column.column, column.kind)
-            function = "histogram" if column.kind == "numeric" else "histogram_exact"
+            value = group.value_of(column.column, column.kind, column.timezone)
+            function = "histogram_exact" if column.kind == "categorical" else "histogram"
             bounds = ", ".join(quote_text(bound) if isinstance(bound, str) else repr(bound) for bound in column.bounds)
             terms += [f"count({value})", f"map_values({function}({value}, [{bounds}]))"]
         query = f"SELECT file_index, {', '.join(terms)} FROM {group.source} GROUP BY file_index"  # noqa: S608 - quoted
@@ -188,10 +204,18 @@ def _histograms(bins: Sequence[ColumnBins], values: Sequence[Any]) -> tuple[int,
     return rows, histograms
 
 
-def _kind_of(column: str, groups: Sequence[_FileGroup]) -> Literal["numeric", "categorical"] | None:
-    newest = sorted(groups, key=lambda group: group.numbers[-1], reverse=True)
-    kind = next((kind for group in newest if (kind := group.type_of(column)) not in (None, _NO_TYPE)), None)
+def _aliased(values: Iterable[str]) -> str:
+    return ", ".join(f"{value} AS c{number}" for number, value in enumerate(values))
+
+
+def _kind_of(column: str, groups: Sequence[_FileGroup]) -> ColumnKind | None:
+    kind = _newest_type(column, groups)
     return "numeric" if kind in _NUMBERS else "categorical" if kind in _CATEGORIES else None
+
+
+def _newest_type(column: str, groups: Sequence[_FileGroup]) -> str | None:
+    newest = sorted(groups, key=lambda group: group.numbers[-1], reverse=True)
+    return next((kind for group in newest if (kind := group.type_of(column)) not in (None, _NO_TYPE)), None)
 
 
 def _find_bounds(database: duckdb.DuckDBPyConnection, name: str) -> tuple[float, ...]:

@@ -33,7 +33,7 @@ class ChangeRecord(Frozen):
     column: NonEmptyStr = Field(
         description="`table.column`; of the number of its rows, the table; of performance, the gate with its metric"
     )
-    measure: Literal["level", "shape", "missing", "unseen", "rows", "performance"]
+    measure: Literal["level", "shape", "spread", "missing", "unseen", "rows", "performance"]
     deviation: float | None = Field(
         description="from what the reference lets expect, in standard deviations between days; None: days of the "
         "reference do not differ at all"

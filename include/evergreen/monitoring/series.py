@@ -10,20 +10,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.monitoring.effect_sizes import FloatValues, mean_rank, rank_variance, root_psi
+from evergreen.monitoring.effect_sizes import FloatValues, log_spread, mean_rank, rank_variance, root_psi
 from evergreen.monitoring.histograms import ColumnBins, Counts
 
-Measure = Literal["level", "shape", "missing", "unseen", "rows", "performance"]
+Measure = Literal["level", "shape", "spread", "missing", "unseen", "rows", "performance"]
 
 # The share of a column's bets on each measure. A number has a level, and most of what goes wrong shows there; of
 # categories, the shape has what there is to see.
-_NUMERIC_SHARES: Mapping[Measure, float] = {"level": 0.6, "shape": 0.2, "missing": 0.2}
-_CATEGORICAL_SHARES: Mapping[Measure, float] = {"shape": 0.6, "missing": 0.2, "unseen": 0.2}
+_NUMERIC_SHARES: Mapping[Measure, float] = {"level": 0.55, "shape": 0.15, "spread": 0.15, "missing": 0.15}
+_CATEGORICAL_SHARES: Mapping[Measure, float] = {"shape": 0.55, "spread": 0.15, "missing": 0.15, "unseen": 0.15}
 
 # A change of a measure that is worth a name, in its own unit. In `shape` it is a major one, by PSI.
 MAJOR_EFFECTS: Mapping[Measure, float] = {
     "level": 0.15,
     "shape": float(np.sqrt(0.25)),
+    "spread": float(np.log(2)),
     "missing": 0.1,
     "unseen": 0.1,
     "rows": float(np.log(1.5)),
@@ -32,6 +33,9 @@ MAJOR_EFFECTS: Mapping[Measure, float] = {
 
 ONE_SIDED: frozenset[Measure] = frozenset({"shape", "unseen", "performance"})
 """Less of it than in the reference is no change for the worse."""
+
+BREAKS_DOWNWARDS: frozenset[Measure] = frozenset({"spread"})
+"""Only less of it can be a break: of a column that is nearly constant, a few other values are much more."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def build_series(
         values.append(np.log1p(row_counts))
         variances.append(np.zeros(len(days)))
     for name, (bins, counts) in columns.items():
-        shares = _NUMERIC_SHARES if bins.kind == "numeric" else _CATEGORICAL_SHARES
+        shares = _CATEGORICAL_SHARES if bins.kind == "categorical" else _NUMERIC_SHARES
         measured = _measure(bins, counts, reference_days)
         for measure, part in shares.items():
             names.append(SeriesName(name, measure))
@@ -129,9 +133,10 @@ def _measure(
     usual_rows = float(np.median(usual[usual > 0])) if usual.any() else 0.0
     measured: dict[Measure, tuple[FloatValues, FloatValues]] = {
         "shape": root_psi(column.counts, reference, usual_rows),
+        "spread": log_spread(column.counts, reference),
         "missing": _share(column.missing, column.rows, reference_days),
     }
-    if bins.kind == "numeric":
+    if bins.kind != "categorical":
         level = mean_rank(column.counts, reference)
         return measured | {"level": (level, rank_variance(reference) / np.maximum(present, 1))}
     return measured | {"unseen": _share(column.counts[:, -1], present, reference_days)}

@@ -72,6 +72,7 @@ PERIODS_AT_ONCE = 50
 """Of which histograms are published together: a run that is killed has made progress, and one query reads many."""
 
 _BINS, _HISTOGRAMS = "bins", "histograms"
+_TIME = "event_timestamp"  # of each row of a table, whose time of day shows a clock that is wrong
 _PREDICTIONS_FILE = "predictions"
 _DIGITS = 16
 _INPUTS_SHARE, _PREDICTIONS_SHARE = 0.8, 0.2  # of the budget of false alarms
@@ -258,7 +259,11 @@ def publish_reference(model: ModelSpec, state: LedgerState, tenure: ChampionTenu
         for table, names in columns.items():
             files = _table_files(model, table, manifests)
             rows = sum(manifest.files[table].rows or 0 for manifest in manifests.values() if table in manifest.files)
-            found_bins = find_bins(database, table, list(files.values()), names, rows) if files and rows else []
+            found_bins = (
+                find_bins(database, table, list(files.values()), names, rows, times={_TIME: calendar.timezone})
+                if files and rows
+                else []
+            )
             bins += found_bins
             if files:
                 problems += _unbinned_problems(table, names, found_bins)

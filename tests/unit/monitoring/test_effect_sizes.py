@@ -7,12 +7,13 @@ import pytest
 from scipy import stats
 
 from evergreen.monitoring.effect_sizes import (
+    log_spread,
     mean_rank,
     population_stability_index,
     rank_variance,
     root_psi,
-    wasserstein_distance,
 )
+from monitoring import wasserstein_distance
 
 pytestmark = pytest.mark.unit
 
@@ -69,6 +70,30 @@ def test_root_psi_needs_five_rows_a_bin() -> None:
     assert np.isnan(values).tolist() == np.isnan(variances).tolist() == [True, False, True]
     large, _ = root_psi(np.array([[30_000, 50_000, 20_000]]), np.array([40_000, 40_000, 20_000]), 100_000)
     assert large[0] == pytest.approx(np.sqrt(0.05108), rel=1e-2), "of many rows, it is √PSI"
+
+
+@pytest.mark.parametrize("shares", [np.full(20, 0.05), 0.8 ** np.arange(40), np.array([0.9, 0.09, 0.01, 0.0])])
+def test_spread_is_the_entropy_whatever_the_number_of_rows(shares: np.ndarray) -> None:
+    rng, shares = np.random.default_rng(3), shares / shares.sum()
+    expected = np.log(stats.entropy(shares) / np.log(len(shares)) + 0.05)
+    for rows in (50, 250, 5000):
+        values, variances = log_spread(rng.multinomial(rows, shares, 1500), rng.multinomial(90_000, shares))
+        assert abs(values.mean() - expected) < 0.3 * np.sqrt(variances[0])
+        assert 0.8 < values.std() / np.sqrt(variances[0]) < 1.7
+
+
+def test_spread_of_a_constant_is_finite_wherever_it_is() -> None:
+    reference = np.full(20, 1000)
+    days = np.zeros((5, 20), int)
+    days[0, 3], days[1, 19], days[2, :2], days[3] = 500, 20, 250, 25
+    values, variances = log_spread(days, reference)
+    assert values[0] == values[1] == pytest.approx(np.log(0.05))
+    assert values[2] == pytest.approx(np.log(np.log(2) / np.log(20) + 0.05), abs=0.01), "two values, however far apart"
+    assert values[3] == pytest.approx(np.log(1.05), abs=0.02)
+    assert np.isnan(values[4])
+    assert np.isnan(variances[4]), "nothing is known of a day without rows"
+    constant = np.array([0, 1000, 0])
+    assert np.array(log_spread(np.array([[0, 9, 0]]), constant)).ravel() == pytest.approx([np.log(0.05), 0])
 
 
 def test_a_bin_that_both_do_not_have_adds_nothing() -> None:

@@ -230,6 +230,30 @@ def test_only_numbers_texts_and_booleans_have_bins(tmp_path: Path, database: duc
     assert counts.tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.timestamp("ns")], ids=str)
+def test_instants_are_counted_by_the_time_that_clocks_show(
+    tmp_path: Path, database: duckdb.DuckDBPyConnection, kind: pa.DataType
+) -> None:
+    """Also where clocks change: rows of 9 and of 17 o'clock in New York are so in winter and in summer."""
+    instants = {
+        "winter": [datetime(2013, 1, 1, 14), datetime(2013, 1, 1, 22), datetime(2013, 1, 2, 4, 59)],
+        "summer": [datetime(2013, 7, 1, 13), datetime(2013, 7, 1, 21), datetime(2013, 7, 2, 3, 59)],
+    }
+    files = {
+        name: write(tmp_path, name, x=[1, 2, 3], at=pa.array(times).cast(kind)) for name, times in instants.items()
+    }
+    files["number"] = write(tmp_path, "number", x=[1], at=[50_000.0])
+    zone = {"at": "America/New_York", "x": "UTC", "gone": "UTC"}
+    number, time = find_bins(database, "t", [files["winter"], files["summer"]], ["x"], 6, times=zone)
+    assert (number.kind, time.kind, time.timezone) == ("numeric", "time", "America/New_York")
+    hour = 3600.0
+    assert time.bounds[1:] == (9 * hour, 17 * hour, 24 * hour - 60)
+    counted = count_by_bin(database, [number, time], files)
+    for name in instants:
+        assert counted[name][1]["t.at"].counts.tolist() == [0, 1, 1, 1, 0]
+    assert counted["number"][1]["t.at"].missing == 1
+
+
 def test_bins_do_not_depend_on_threads(tmp_path: Path, database: duckdb.DuckDBPyConnection) -> None:
     rng = np.random.default_rng(3)
     files = [write(tmp_path, f"{n}", x=rng.normal(size=150_000), name=rng.choice(list("abc"), 150_000)) for n in (1, 2)]

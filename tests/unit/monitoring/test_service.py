@@ -6,6 +6,7 @@ import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -258,6 +259,19 @@ def fail_with(error: BaseException) -> Any:
         raise error
 
     return fail
+
+
+def test_a_clock_that_is_wrong_is_a_break_of_the_time_of_day() -> None:
+    """Rows are of the same day in New York, four hours later than they should be."""
+    for number in range(FIRST, END):
+        seconds = 50_000 + 20_000 * np.random.default_rng(number).random(ROWS)
+        start = datetime.fromisoformat(day(number)).replace(tzinfo=ZoneInfo("America/New_York"))
+        skew = 4 * 3600 if number >= BROKEN else 0
+        publish_day(number, event_timestamp=[start + timedelta(seconds=s + skew) for s in seconds])
+    (alarm,) = monitor(END).open_alarms
+    assert (alarm.rule, str(alarm.opened)) == ("break", day(BROKEN))
+    assert "departures.event_timestamp level" in alarm.change_names
+    assert {change.column for change in alarm.changes} == {"departures.event_timestamp"}
 
 
 def test_the_record_does_not_depend_on_the_order_of_runs() -> None:
