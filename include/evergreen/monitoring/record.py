@@ -33,7 +33,7 @@ class ChangeRecord(Frozen):
     column: NonEmptyStr = Field(
         description="`table.column`; of the number of its rows, the table; of performance, the gate with its metric"
     )
-    measure: Literal["level", "shape", "missing", "unseen", "rows", "performance"]
+    measure: Literal["level", "shape", "missing", "unseen", "rows", "performance", "skew"]
     deviation: float | None = Field(
         description="from what the reference lets expect, in standard deviations between days; None: days of the "
         "reference do not differ at all"
@@ -62,7 +62,7 @@ class ChangeRecord(Frozen):
 class AlarmRecord(Frozen):
     """An alarm, and the day on which all that it names had returned; None: it is open."""
 
-    rule: Literal["break", "drift", "performance"]
+    rule: Literal["break", "drift", "performance", "skew"]
     opened: date
     closed: date | None
     changes: tuple[ChangeRecord, ...] = Field(min_length=1)
@@ -91,6 +91,40 @@ class PerformanceRecord(Frozen):
     high: float | None = Field(description="the other end")
 
 
+class ServedColumn(Frozen):
+    """A feature that servers used with other values than the offline store has."""
+
+    column: NonEmptyStr
+    differing: int = Field(description="rows that differ")
+    rows: int = Field(description="that were compared")
+    cause: str = Field(description="what explains most of them in the last period that had some")
+    example: NonEmptyStr
+
+    def describe(self) -> str:
+        """Return it in a line."""
+        share = f"{self.differing / max(self.rows, 1):.1%} of {self.rows:,} rows"
+        return f"{self.column}: {share}; {self.cause}; {self.example}"
+
+
+class ServingRecord(Frozen):
+    """What the last periods of a champion's serving log show."""
+
+    first_period: Period
+    last_period: Period
+    rows: int = Field(description="predictions of the champion, each id once")
+    duplicates: int = Field(description="further rows with the same ids")
+    other_models: int = Field(description="rows of other models")
+    sampled: int = Field(description="rows that were compared")
+    features: int = Field(description="that were compared with the offline store")
+    differing_features: int
+    columns: tuple[ServedColumn, ...] = Field(description="those that differ, largest share first; not all are listed")
+    predictions: int = Field(description="that were compared with the model")
+    differing_predictions: int
+    largest_difference: float | None = None
+    foreign_files: int = Field(description="that are left out")
+    foreign: tuple[str, ...] = Field(description="newest first, each with why; not all are listed")
+
+
 class MonitoringRecord(Frozen):
     """What is known of the data and the performance of a champion, on all days that were monitored."""
 
@@ -106,6 +140,7 @@ class MonitoringRecord(Frozen):
     problems: tuple[str, ...] = Field(description="what could not be monitored, and why")
     performance: tuple[PerformanceRecord, ...] = ()
     revisions: tuple[str, ...] = Field((), description="periods that were measured again, and what had changed")
+    serving: ServingRecord | None = Field(None, description="None: no log of a server is known")
 
     @property
     def open_alarms(self) -> tuple[AlarmRecord, ...]:

@@ -5,8 +5,9 @@
         _manifests/day=2013-03-01.json           of a period: its histograms on the bins of the champion
         _manifests/record=3f9a….json             of a champion: alarms, and the daily series
 
-A record is a function of the reference, of all histograms that are published with its bins, and of how the champion did
-in the periods whose labels have matured (`matured`). So whoever publishes these in whatever order, twice, or after
+A record is a function of the reference, of all histograms that are published with its bins, of how the champion did
+in the periods whose labels have matured (`matured`), and of what is published of the logs of servers
+(`served_periods`). So whoever publishes these in whatever order, twice, or after
 having been killed, ends with the same record. Its alarms are appended to
 the ledger, each once: what was said there stays, also where late data has changed the past.
 """
@@ -38,6 +39,7 @@ from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
 from evergreen.monitoring.alarms import Alarm, Judgement, judge_days
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
+from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
 from evergreen.monitoring.histograms import ColumnBins, Histogram, count_by_bin, find_bins
 from evergreen.monitoring.matured import (
     MaturedPeriods,
@@ -61,6 +63,8 @@ from evergreen.monitoring.record import (
     record_partition,
 )
 from evergreen.monitoring.series import ColumnCounts, DailySeries, build_series
+from evergreen.monitoring.served_days import ChampionServing, collect_serving
+from evergreen.monitoring.served_periods import SERVED, compare_new_logs
 from evergreen.reports.monitoring import PerformancePoint, render_monitoring_report
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -78,10 +82,8 @@ _INPUTS_SHARE, _PREDICTIONS_SHARE = 0.8, 0.2  # of the budget of false alarms
 
 log = logging.getLogger(__name__)
 
-Counted = Mapping[str, Histogram]
-"""Histograms of a period by `ColumnBins.name`; of the rows of a table by its name, without counts."""
 JudgedSeries = dict[str, tuple[DailySeries, Judgement]]
-"""The series of `INPUTS`, those of `PREDICTIONS`, and that of each metric, if they were judged."""
+"""The series of `INPUTS`, those of `PREDICTIONS` and of served inputs, and that of each metric, if they were judged."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def measure_performance(model: ModelSpec, end: str, actor: str) -> MonitoringRec
     monitored = _publish_new_histograms(model, end)
     if monitored is None:
         return None
-    return _publish_and_raise(model, actor, *monitored, _measure_periods(model, monitored[0], end))
+    measured = _measure_periods(model, monitored[0], end)
+    return _publish_and_raise(model, actor, *monitored, measured, _compare_logs(model, *monitored[:2], end))
 
 
 def _publish_and_raise(
@@ -142,10 +145,12 @@ def _publish_and_raise(
     tenure: ChampionTenure,
     reference: MonitoringReference,
     measured: MeasuredPeriods | None,
+    log_problems: Sequence[str] = (),
 ) -> MonitoringRecord:
     """Publish the record, and raise its alarms; if nothing was `measured`, a record of the same data stays."""
     performance = _collect_performance(model, state, tenure, measured)
-    record = publish_record(model, state, tenure, reference, performance, only_new_data=measured is None)
+    serving = _collect_serving(model, tenure, log_problems)
+    record = publish_record(model, state, tenure, reference, performance, serving, only_new_data=measured is None)
     metrics = digest_metrics(model) if any(alarm.rule == "performance" for alarm in record.alarms) else {}
     for alarm in record.alarms:
         _append_alarm(model.name, actor, record, alarm, metrics)
@@ -163,11 +168,12 @@ def preview_record(model: ModelSpec, end: str, *, with_performance: bool = False
     state, tenure, reference = monitored
     manifests = _find_histograms(model, tenure, reference)
     earlier = {period: manifest for period, manifest in manifests.items() if period < end}
-    performance = ChampionPerformance()
+    performance, serving = ChampionPerformance(), ChampionServing()
     if with_performance:
         measured = _measure_periods(model, state, end, is_preview=True)
         performance = _collect_performance(model, state, tenure, measured, preview_end=end)
-    return _judge_periods(model, state, tenure, reference, _read_periods(model, earlier), performance)[0]
+        serving = _collect_serving(model, tenure, (), preview_end=end)
+    return _judge_periods(model, state, tenure, reference, _read_periods(model, earlier), performance, serving)[0]
 
 
 def _measure_periods(model: ModelSpec, state: LedgerState, end: str, *, is_preview: bool = False) -> MeasuredPeriods:
@@ -199,6 +205,27 @@ def _collect_performance(
         log.warning("performance is not known", exc_info=error)
         problems.append(f"performance is not known: {first_line(error)}")
         return ChampionPerformance(problems=tuple(problems), raised=raised, fingerprint={"problems": problems})
+
+
+def _compare_logs(model: ModelSpec, state: LedgerState, tenure: ChampionTenure, end: str) -> list[str]:
+    """Compare what servers have logged; return what cannot be compared, and why."""
+    try:
+        return compare_new_logs(model, state, tenure, end)
+    except Exception as error:  # of any class: data has alarms without any log
+        log.warning("the serving log is not compared", exc_info=error)
+        return [f"serving log: it is not compared: {first_line(error)}"]
+
+
+def _collect_serving(
+    model: ModelSpec, tenure: ChampionTenure, problems: Sequence[str], *, preview_end: str | None = None
+) -> ChampionServing:
+    """Return what is published of the logs of servers; if that cannot be read, why."""
+    try:
+        return collect_serving(model, tenure, problems, end=preview_end)
+    except Exception as error:  # of any class: files of the lake
+        log.warning("what the serving log shows is not known", exc_info=error)
+        problems = (*problems, f"serving log: what it shows is not known: {first_line(error)}")
+        return ChampionServing(problems=problems, fingerprint={"problems": problems})
 
 
 def _publish_new_histograms(
@@ -275,7 +302,7 @@ def publish_reference(model: ModelSpec, state: LedgerState, tenure: ChampionTenu
     tables = [*columns, *([PREDICTIONS] if evaluation else [])]
     document = {"tables": tables, "bins": [vars(column) for column in bins], "problems": problems}
     (folder / f"{_BINS}.json").write_text(json.dumps(document, indent=1) + "\n")
-    _write_histograms(folder / f"{_HISTOGRAMS}.parquet", counted)
+    write_histograms(folder / f"{_HISTOGRAMS}.parquet", counted)
     files = {_BINS: folder / f"{_BINS}.json", _HISTOGRAMS: folder / f"{_HISTOGRAMS}.parquet"}
     # Of two runs, between which features were published anew, the first one wins.
     manifest = dataset.publish(partition, fingerprint, files, inputs, keeps_published=published is None)
@@ -328,7 +355,7 @@ def _publish_histograms(model: ModelSpec, tenure: ChampionTenure, reference: Mon
             inputs, fingerprint = due[period]
             partition = datasets.period_partition(period)
             file = dataset.stage(partition, fingerprint) / f"{_HISTOGRAMS}.parquet"
-            _write_histograms(file, {period: counted.get(period, {})})
+            write_histograms(file, {period: counted.get(period, {})})
             dataset.publish(partition, fingerprint, {_HISTOGRAMS: file}, inputs)
         log.info("%s: histograms are published", calendar.describe(batch))
 
@@ -339,17 +366,19 @@ def publish_record(
     tenure: ChampionTenure,
     reference: MonitoringReference,
     performance: ChampionPerformance,
+    serving: ChampionServing,
     *,
     only_new_data: bool = False,
 ) -> MonitoringRecord:
-    """Publish, and return, what all published histograms with the reference's bins, and matured labels, show.
+    """Publish, and return, what all published histograms with the reference's bins, matured labels and logs show.
 
     With `only_new_data`, a record of the same data stays.
     """
     dataset, calendar = monitoring_dataset(model.name), feature_spec(model).calendar
     manifests = _find_histograms(model, tenure, reference)
     metric, verdicts = read_performance(state, calendar)
-    record, judged = _judge_periods(model, state, tenure, reference, _read_periods(model, manifests), performance)
+    counted = _read_periods(model, manifests)
+    record, judged = _judge_periods(model, state, tenure, reference, counted, performance, serving)
     data_inputs = {
         "reference": reference.manifest.content_hash,
         "verdicts": [metric, *((str(point.day), point.value, point.promotes) for point in verdicts)],
@@ -363,7 +392,7 @@ def publish_record(
         ),
     }
     losses = [[str(alarm.opened), *alarm.change_names] for alarm in record.alarms if alarm.rule == "performance"]
-    inputs = {**data_inputs, "performance": performance.fingerprint, "losses": losses}
+    inputs = {**data_inputs, "performance": performance.fingerprint, "losses": losses, "serving": serving.fingerprint}
     partition, fingerprint = record_partition(tenure.content), compute_fingerprint(inputs)
     published = dataset.manifest(partition)
     if only_new_data and published:
@@ -415,7 +444,7 @@ def _find_histograms(model: ModelSpec, tenure: ChampionTenure, reference: Monito
 def _read_periods(model: ModelSpec, manifests: Mapping[str, Manifest]) -> dict[str, Counted]:
     dataset = monitoring_dataset(model.name)
     counted = {
-        period: _read_histograms(dataset.file_path(manifest, _HISTOGRAMS)) for period, manifest in manifests.items()
+        period: read_histograms(dataset.file_path(manifest, _HISTOGRAMS)) for period, manifest in manifests.items()
     }
     return {period: next(iter(histograms.values()), {}) for period, histograms in counted.items()}
 
@@ -427,9 +456,11 @@ def _judge_periods(
     reference: MonitoringReference,
     periods: Mapping[str, Counted],
     performance: ChampionPerformance,
+    serving: ChampionServing,
 ) -> tuple[MonitoringRecord, JudgedSeries]:
-    """Return what the histograms of `periods`, and the performance, show."""
-    problems = [*reference.problems, *_period_problems(model, tenure, periods), *performance.problems]
+    """Return what the histograms of `periods`, the performance, and the logs of servers show."""
+    period_problems = _period_problems(model, tenure, periods)
+    problems = [*reference.problems, *period_problems, *performance.problems, *serving.problems]
     judged: JudgedSeries = {}
     for group, series, share in _daily_series(model, reference, periods):
         if series.reference_days < MIN_REFERENCE_DAYS:
@@ -440,6 +471,12 @@ def _judge_periods(
         elif series.names:
             judged[group] = series, judge_days(series, share)
     judged_until = max((judgement.days[-1] for _, judgement in judged.values() if judgement.days), default=None)
+    for group, (series, share) in serving.series.items():
+        try:
+            judged[group] = series, judge_days(series, share)
+        except Exception as error:  # of any class: data has alarms without any log
+            log.warning("%s are not judged", group, exc_info=error)
+            problems.append(f"{group}: no alarms: {first_line(error)}")
     gates = len(monitored_gates(model))
     for metric in performance.metrics:
         if metric.name in performance.not_compared:
@@ -469,6 +506,7 @@ def _judge_periods(
         performance=measured,
         problems=tuple(problems),
         revisions=performance.revisions,
+        serving=serving.summary,
     )
     return record, judged
 
@@ -696,42 +734,10 @@ def _add_counts(
         target.setdefault(key, {}).update({table: Histogram(rows, 0, np.zeros(0, np.int64)), **histograms})
 
 
-def _write_histograms(file: Path, counted: Mapping[str, Counted]) -> None:
-    rows = [
-        {
-            "period": period,
-            "column": name,
-            "rows": histogram.rows,
-            "missing": histogram.missing,
-            "counts": histogram.counts.tolist(),
-        }
-        for period, histograms in sorted(counted.items())
-        for name, histogram in sorted(histograms.items())
-    ]
-    schema = pa.schema(
-        [
-            ("period", pa.string()),
-            ("column", pa.string()),
-            ("rows", pa.int64()),
-            ("missing", pa.int64()),
-            ("counts", pa.list_(pa.int64())),
-        ]
-    )
-    pq.write_table(pa.Table.from_pylist(rows, schema), file)
-
-
-def _read_histograms(file: Path) -> Mapping[str, Counted]:
-    periods: dict[str, dict[str, Histogram]] = {}
-    for row in pq.read_table(file).to_pylist():
-        histogram = Histogram(row["rows"], row["missing"], np.array(row["counts"], np.int64))
-        periods.setdefault(row["period"], {})[row["column"]] = histogram
-    return periods
-
-
 def _read_reference(dataset: Dataset, manifest: Manifest) -> MonitoringReference:
     document = json.loads(dataset.file_path(manifest, _BINS).read_text())
     bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in document["bins"])
-    periods = _read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
+    periods = read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
     return MonitoringReference(manifest, tuple(document["tables"]), bins, periods, tuple(document["problems"]))
 
 
@@ -775,6 +781,9 @@ def _alarm_record(alarm: Alarm) -> AlarmRecord:
         )
         for changed in alarm.series
     )
-    is_performance = any(changed.name.measure == "performance" for changed in alarm.series)
-    rule: Literal["break", "drift", "performance"] = "performance" if is_performance else alarm.kind
+    rule: Literal["break", "drift", "performance", "skew"] = alarm.kind
+    if any(changed.name.measure == "performance" for changed in alarm.series):
+        rule = "performance"
+    elif any(changed.name.column.startswith(f"{SERVED}.") for changed in alarm.series):
+        rule = "skew"
     return AlarmRecord(rule=rule, opened=alarm.opened, closed=alarm.closed, changes=changes)

@@ -1,0 +1,524 @@
+"""Compares what servers have logged of each period with what the offline store, the model and its training set give.
+
+    serving/flight_delay/                        a dataset
+        _manifests/reference=3f9a….json          of a champion: bins of its inputs, and histograms of its training set
+        _manifests/day=2013-03-01.json           of a period: what its log shows, and histograms of the inputs in it
+
+A log grows, and may come late: a period is compared again when its files are others. Of a period `SAMPLE_ROWS` rows are
+compared, those whose ids have the smallest hash, so each run takes the same ones, and the cost is bounded.
+"""
+# ruff: noqa: S608 - names are quoted, and all others are made here
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_line, validation_problem
+from evergreen.feature_store.logged_requests import join_as_learned, partitions_in_reach
+from evergreen.feature_store.model_inputs import ModelInputs
+from evergreen.features.inputs import published_manifests
+from evergreen.ingest.databases import open_database, parquet_rows, quote_name, quote_text
+from evergreen.lake import datasets
+from evergreen.lake.datasets import Dataset, Manifest
+from evergreen.lake.fingerprints import code_of, compute_fingerprint
+from evergreen.ledger import ChampionTenure, LedgerState
+from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
+from evergreen.monitoring.histograms import BIN_SAMPLE_ROWS, ColumnBins, Histogram, count_by_bin, find_bins
+from evergreen.monitoring.matured import find_promoting_verdict
+from evergreen.monitoring.period_rows import RegisteredModels
+from evergreen.monitoring.serving_logs import (
+    ID,
+    MAX_FILES,
+    TIME,
+    LogFile,
+    LoggedPeriod,
+    LogSchema,
+    iter_problems,
+    list_log_files,
+    log_columns,
+    logs_folder,
+    read_period,
+    shorten,
+)
+from evergreen.monitoring.skew import describe_row, find_differences, find_other_predictions, value_text
+from evergreen.scoring.predictions import score_table
+from evergreen.spec import Frozen, NonEmptyStr, Period
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import ModelSpec
+from evergreen.storage import Sha256, check_no_link, download, is_local, is_plain_file
+from evergreen.window import RunReason, Window
+
+SERVED = "serving log"
+"""The table of served inputs among those of the model's inputs, none of which has such a name."""
+
+SAMPLE_ROWS = 10_000
+"""Of a period, at most."""
+REFERENCE_DAYS = 126
+"""Of the training set, the last ones: whole weeks."""
+COMPARING_SECONDS = 300.0
+"""After which a run begins with no further period."""
+MAX_FOREIGN = 20
+"""Files of a period that are named."""
+
+_LOGGED, _BINS, _HISTOGRAMS = "logged", "bins", "histograms"
+_DIGITS = 16
+_MAX_IDS = 5  # of rows whose prediction is another
+_CAUSES = {
+    "early": "the server had the row before `served_after` lets it be there",
+    "expired": "the row is older than the view's ttl, and the server did not leave it out",
+    "late": "the value of one period earlier: the online store was behind",
+    "absent": "the server had no value: the key was not in the online store",
+    "other": "no row of the offline store explains it",
+}
+
+log = logging.getLogger(__name__)
+
+
+class ColumnSkew(Frozen):
+    """A feature of which some rows of a period differ from the offline store."""
+
+    column: NonEmptyStr
+    rows: int = Field(description="that differ")
+    causes: Mapping[str, int] = Field(description="rows by what may have caused it")
+    example: NonEmptyStr = Field(description="the first one by its id")
+
+
+class PredictionSkew(Frozen, allow_inf_nan=False):
+    """How far logged predictions are from what the model gives for the logged inputs."""
+
+    rows: int = Field(description="that were compared")
+    differing: int
+    largest: float | None = Field(None, description="the largest difference; None: there is no number")
+    ids: tuple[str, ...] = Field((), description="the first prediction ids that differ")
+
+
+class ServedPeriod(Frozen, allow_inf_nan=False):
+    """What the log of a period shows of the champion."""
+
+    period: Period
+    champion_version: NonEmptyStr
+    champion_content: Sha256
+    rows: int = Field(description="predictions of the champion, each id once")
+    duplicates: int = Field(description="further rows with the same ids")
+    others: Mapping[str, int] = Field(description="rows of other models, by version")
+    sampled: int = Field(description="rows that were compared")
+    features: tuple[str, ...] = Field(description="that were compared with the offline store")
+    skew: tuple[ColumnSkew, ...] = Field((), description="those of which some rows differ, most first")
+    prediction: PredictionSkew | None = Field(None, description="None: they were not compared")
+    foreign: tuple[str, ...] = Field((), description="files that are left out, each with why")
+    foreign_files: int = Field(0, description="their number")
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServedReference:
+    """What served inputs are compared with: those of the champion's training set, day by day."""
+
+    manifest: Manifest
+    bins: tuple[ColumnBins, ...]
+    days: Mapping[date, Counted]
+    problems: tuple[str, ...]
+
+
+class PublishedLog(NamedTuple):
+    """What is published of a period."""
+
+    manifest: Manifest
+    served: ServedPeriod
+    histograms: Counted
+
+
+def serving_dataset(model: str) -> Dataset:
+    """Return the dataset of what the logs of a model's servers show."""
+    return datasets.open_dataset(f"serving/{model}")
+
+
+def compare_new_logs(
+    model: ModelSpec,
+    state: LedgerState,
+    tenure: ChampionTenure,
+    end: str,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[str]:
+    """Publish what the logs of periods before `end` show, as far as that is new, and return what cannot be compared.
+
+    Those with features and without a published result come first, the newest first. A run begins with none after
+    `COMPARING_SECONDS`. What fails of one period is named, and the others are compared nevertheless. Without a log
+    nothing costs anything.
+    """
+    calendar = feature_spec(model).calendar
+    try:
+        files = {period: items for period, items in list_log_files(model.name).items() if tenure.as_of <= period < end}
+    except Exception as error:  # of any class: a store of others
+        log.warning("the serving log cannot be listed", exc_info=error)
+        return [f"serving log: it cannot be listed: {first_line(error)}"]
+    if not files:
+        return []
+    features = published_manifests(model, sorted(files))
+    problems = list[str]()
+    if absent := [period for period in files if period not in features]:
+        problems.append(f"serving log: {calendar.describe(absent)}: no features are published to compare with")
+    if not features:
+        return problems
+    with RegisteredModels(model) as models:
+        try:
+            folder, inputs = models.open(tenure.content)
+            comparison = _LogComparison(model, state, tenure, folder, inputs)
+        except Exception as error:  # of any class: registry, training set
+            log.warning("the serving log is not compared", exc_info=error)
+            version = state.name_of(tenure.content, tenure.version)
+            return [*problems, f"serving log: it is not compared with version {version}: {first_line(error)}"]
+        problems += [f"serving log: {problem}" for problem in comparison.reference.problems]
+        due = {}
+        for period, manifest in features.items():
+            described = comparison.describe_inputs(files[period], manifest)
+            if comparison.dataset.find(datasets.period_partition(period), compute_fingerprint(described)) is None:
+                due[period] = described
+        is_published = {period: comparison.dataset.manifest(datasets.period_partition(period)) for period in due}
+        order = sorted(sorted(due, reverse=True), key=lambda period: is_published[period] is not None)
+        begun, failed = clock(), dict[str, list[str]]()
+        for number, period in enumerate(order):
+            if clock() - begun >= COMPARING_SECONDS:
+                problems.append(f"serving log: {len(order) - number:,} more periods are compared by the next runs")
+                break
+            try:
+                comparison.publish(period, files[period], due[period])
+            except Exception as error:  # of any class: files of others, the store, libraries of models
+                if not isinstance(error, EvergreenError):
+                    log.warning("the log of %s cannot be compared", period, exc_info=error)
+                failed.setdefault(shorten(first_line(error)), []).append(period)
+    problems += [
+        f"serving log: {calendar.describe(sorted(periods))}: it cannot be compared: {text}"
+        for text, periods in failed.items()
+    ]
+    return problems
+
+
+def read_served(
+    model: ModelSpec, content: str, problems: list[str], *, start: str = ""
+) -> tuple[ServedReference | None, dict[str, PublishedLog]]:
+    """Return a champion's reference and what is published of the periods from `start` on, oldest first.
+
+    What cannot be read is added to `problems`.
+    """
+    dataset, key = serving_dataset(model.name), feature_spec(model).calendar.partition_key
+    if not dataset.exists():
+        return None, {}
+    reference = None
+    periods: dict[str, PublishedLog] = {}
+    try:
+        manifest = dataset.manifest(_reference_partition(content))
+        if manifest and manifest.inputs["champion"] == content:
+            reference = _read_reference(dataset, manifest)
+    except (DatasetError, OSError, KeyError, ValueError) as error:
+        problems.append(f"serving log: its reference cannot be read: {first_line(error)}")
+    for name in dataset.partitions(f"{key}={datasets.file_name_of_period(start)}" if start else key):
+        if not name.startswith(f"{key}="):
+            continue
+        try:
+            manifest = dataset.manifest(name)
+            if manifest is None or manifest.inputs["champion"] != content:
+                continue
+            text = dataset.file_path(manifest, _LOGGED).read_bytes()
+            counted = read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
+            served = ServedPeriod.model_validate_json(text)
+            periods[datasets.partition_period(name)] = PublishedLog(manifest, served, counted.get(served.period, {}))
+        except ValidationError as error:
+            problems.append(f"serving log: {name} is damaged: {validation_problem(error)}")
+        except (DatasetError, OSError, KeyError, ValueError) as error:
+            problems.append(f"serving log: {name} cannot be read: {first_line(error)}")
+    return reference, dict(sorted(periods.items()))
+
+
+class _LogComparison:
+    """Compares periods with one champion, whose verified files are in a folder."""
+
+    def __init__(self, model: ModelSpec, state: LedgerState, tenure: ChampionTenure, folder: Path, inputs: ModelInputs):
+        self.dataset = serving_dataset(model.name)
+        self._model, self._tenure, self._folder, self._inputs = model, tenure, folder, inputs
+        self._version = state.name_of(tenure.content, tenure.version)
+        prediction = inputs.prediction
+        self._schema: LogSchema = log_columns(inputs, len(prediction.outputs) if prediction else 0)
+        if any(problem.endswith("and so have the model's inputs") for problem in self._schema.problems):
+            raise ScoringError("; ".join(self._schema.problems))
+        self._code = code_of(
+            tuple(f"evergreen.monitoring.{name}" for name in ("histograms", "served_periods", "serving_logs", "skew")),
+            ("duckdb", "pyarrow"),
+        )
+        self.reference = publish_served_reference(model, state, tenure, inputs)
+
+    def describe_inputs(self, files: Sequence[LogFile], features: Manifest) -> dict[str, Any]:
+        """Return what the result for a period follows from. Files are known by their times, not read again each run."""
+        return {
+            "champion": self._tenure.content,
+            "reference": self.reference.manifest.content_hash,
+            "features": features.content_hash,
+            "files": compute_fingerprint([[file.path, file.size, file.changed_at] for file in files]),
+            "code": self._code,
+        }
+
+    def publish(self, period: str, files: Sequence[LogFile], inputs: dict[str, Any]) -> ServedPeriod:
+        """Compare a period, and publish what that shows."""
+        partition, fingerprint = datasets.period_partition(period), compute_fingerprint(inputs)
+        staged = self.dataset.stage(partition, fingerprint)
+        served, counted = self._compare(period, files)
+        named = {_LOGGED: staged / f"{_LOGGED}.json", _HISTOGRAMS: staged / f"{_HISTOGRAMS}.parquet"}
+        named[_LOGGED].write_text(served.model_dump_json(indent=1) + "\n")
+        write_histograms(named[_HISTOGRAMS], {period: counted})
+        self.dataset.publish(partition, fingerprint, named, inputs)
+        log.info("%s: %s logged predictions, %s of them compared", period, served.rows, served.sampled)
+        return served
+
+    def _compare(self, period: str, files: Sequence[LogFile]) -> tuple[ServedPeriod, Counted]:
+        if len(files) > MAX_FILES:
+            raise ScoringError(f"its log has {len(files):,} files, and at most {MAX_FILES:,} are read: merge them")
+        calendar = feature_spec(self._model).calendar
+        with tempfile.TemporaryDirectory() as scratch, open_database() as database:
+            paths, refused = _fetch_files(self._model.name, files, Path(scratch))
+            bounds = calendar.start(period), calendar.end(period)
+            logged = read_period(database, paths, self._schema, self._tenure.content, *bounds, SAMPLE_ROWS)
+            problems = [*self._schema.problems, *iter_problems(logged)]
+            skew, features, prediction = list[ColumnSkew](), list[str](), None
+            counted: Counted = {}
+            if logged.sample is not None:
+                sampled = Path(scratch) / "sample.parquet"
+                pq.write_table(logged.sample, sampled)
+                counts = count_by_bin(database, self.reference.bins, {period: sampled})[period]
+                counted = {SERVED: Histogram(counts[0], 0, np.zeros(0, np.int64)), **counts[1]}
+                features = [name for name in self._inputs.column_names if self._inputs.find_feature(name)]
+                skew = self._compare_features(period, logged.sample, features)
+                try:
+                    prediction = self._compare_predictions(logged.sample)
+                except ScoringError as error:
+                    problems.append(f"predictions are not compared: {shorten(first_line(error))}")
+        return self._describe(period, logged, refused, features, skew, prediction, problems), counted
+
+    def _describe(
+        self,
+        period: str,
+        logged: LoggedPeriod,
+        refused: Sequence[str],
+        features: Sequence[str],
+        skew: Sequence[ColumnSkew],
+        prediction: PredictionSkew | None,
+        problems: Sequence[str],
+    ) -> ServedPeriod:
+        foreign = (*refused, *logged.foreign)
+        return ServedPeriod(
+            period=period,
+            champion_version=self._version,
+            champion_content=self._tenure.content,
+            rows=logged.rows,
+            duplicates=logged.duplicates,
+            others=logged.others,
+            sampled=logged.sample.num_rows if logged.sample is not None else 0,
+            features=tuple(features),
+            skew=tuple(skew),
+            prediction=prediction,
+            foreign=foreign[:MAX_FOREIGN],
+            foreign_files=len(foreign),
+            problems=tuple(problems),
+        )
+
+    def _compare_features(self, period: str, sample: pa.Table, features: Sequence[str]) -> list[ColumnSkew]:
+        if not features:
+            return []
+        calendar = feature_spec(self._model).calendar
+        window = Window.from_range(period, calendar.shift(period, 1), RunReason.MANUAL, calendar)
+        partitions = partitions_in_reach(self._model, window, self._inputs)
+        requests = sample.select([TIME, *(column.name for column in self._schema.keys)])
+        requests = requests.rename_columns(["event_timestamp", *requests.column_names[1:]])
+        offline = join_as_learned(self._model, self._inputs, requests, partitions)
+        differences = find_differences(sample, offline, features)
+        if not differences:
+            return []
+        rows = np.flatnonzero(np.any([difference.differs for difference in differences], axis=0))
+        explained = self._explain(sample.take(rows), requests.take(rows), partitions, period)
+        names = {ID: "id", TIME: "at"} | {column.name: column.name for column in self._schema.keys}
+        skew = []
+        for difference in differences:
+            column, first = difference.column, int(np.flatnonzero(difference.differs)[0])
+            left, causes = difference.differs[rows], dict[str, int]()
+            for cause, is_explained in explained.items():
+                causes[cause], left = int((left & is_explained[column]).sum()), left & ~is_explained[column]
+            causes["absent"] = int((left & difference.only_offline[rows]).sum())
+            causes["other"] = int(left.sum()) - causes["absent"]
+            ranked = sorted(((count, _CAUSES[cause]) for cause, count in causes.items() if count), reverse=True)
+            values = f"{value_text(sample, column, first)} served, {value_text(offline, column, first)} offline"
+            example = f"{values}, of {describe_row(sample, first, names)}"
+            named = {text: count for count, text in ranked}
+            skew.append(ColumnSkew(column=column, rows=int(difference.differs.sum()), causes=named, example=example))
+        return sorted(skew, key=lambda item: (-item.rows, item.column))
+
+    def _explain(
+        self, sample: pa.Table, requests: pa.Table, partitions: Sequence[str], period: str
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return for each cause in which rows (n,) of a column the served value would be the offline one by it."""
+        calendar = feature_spec(self._model).calendar
+        length = calendar.end(period) - calendar.start(period)
+        earlier = pa.array(
+            [instant - length for instant in requests["event_timestamp"].to_pylist()],
+            requests.schema.field("event_timestamp").type,
+        )
+        before = requests.set_column(0, "event_timestamp", earlier)
+        joins: dict[str, tuple[pa.Table, dict[str, bool]]] = {
+            "early": (requests, {"counts_at_once": True}),
+            "expired": (requests, {"counts_at_once": True, "holds_for_ever": True}),
+            "late": (before, {}),
+        }
+        explained = {}
+        columns = [name for name in self._inputs.column_names if self._inputs.find_feature(name)]
+        for cause, (rows, options) in joins.items():
+            offline = join_as_learned(self._model, self._inputs, rows, partitions, **options)
+            differing = {item.column: item.differs for item in find_differences(sample, offline, columns)}
+            explained[cause] = {
+                name: ~differing[name] if name in differing else np.ones(sample.num_rows, bool) for name in columns
+            }
+        return explained
+
+    def _compare_predictions(self, sample: pa.Table) -> PredictionSkew:
+        names = self._inputs.column_names
+        if lacking := [name for name in names if name not in sample.column_names]:
+            raise ScoringError(f"the log has no {', '.join(lacking)}")
+        computed = score_table(self._folder, sample.select(list(names)), names, self._inputs.prediction)
+        columns = [sample[column.name].to_numpy(zero_copy_only=False) for column in self._schema.predictions]
+        logged = np.column_stack([column.astype(np.float64) for column in columns]).reshape(computed.shape)
+        differs = find_other_predictions(logged, computed)
+        sizes = np.abs(logged - computed)[differs]
+        finite = sizes[np.isfinite(sizes)]
+        return PredictionSkew(
+            rows=sample.num_rows,
+            differing=int(differs.sum()),
+            largest=float(finite.max()) if finite.size else None,
+            ids=tuple(shorten(sample[ID][int(row)].as_py()) for row in np.flatnonzero(differs)[:_MAX_IDS]),
+        )
+
+
+def publish_served_reference(
+    model: ModelSpec, state: LedgerState, tenure: ChampionTenure, inputs: ModelInputs
+) -> ServedReference:
+    """Return what a champion learned from: histograms of each of the last days of its training set.
+
+    The first one that is published stays, since training sets expire. `BIN_SAMPLE_ROWS` rows of it are read.
+    """
+    dataset, partition = serving_dataset(model.name), _reference_partition(tenure.content)
+    code = code_of(("evergreen.monitoring.histograms", "evergreen.monitoring.served_periods"), ("duckdb",))
+    published = dataset.manifest(partition)
+    if published and published.inputs["champion"] == tenure.content:
+        current = published.inputs["code"] == code
+        if current and published.inputs["training_set"]:
+            return _read_reference(dataset, published)
+    training_sets, as_of = (
+        datasets.open_dataset(f"training_sets/{model.name}"),
+        find_promoting_verdict(state, tenure).as_of,
+    )
+    training_set = training_sets.manifest(f"as_of={datasets.file_name_of_period(as_of)}")
+    if published and published.inputs["champion"] == tenure.content and training_set is None:
+        return _read_reference(dataset, published)
+    described = {
+        "champion": tenure.content,
+        "training_set": training_set.content_hash if training_set else None,
+        "columns": list(inputs.column_names),
+        "code": code,
+    }
+    fingerprint = compute_fingerprint(described)
+    if current_manifest := dataset.find(partition, fingerprint):
+        return _read_reference(dataset, current_manifest)
+    bins, counted, problems = list[ColumnBins](), dict[str, Counted](), list[str]()
+    folder = dataset.stage(partition, fingerprint)
+    if training_set is None:
+        problems.append(
+            f"the distribution of inputs is not compared: the training set as of {as_of} is not in the lake any more"
+        )
+    else:
+        files = [training_sets.file_path(training_set, name) for name in ("train", "holdout")]
+        bins, counted, problems = _count_training_days(files, inputs.column_names)
+    document = {"bins": [vars(column) for column in bins], "problems": problems}
+    named = {_BINS: folder / f"{_BINS}.json", _HISTOGRAMS: folder / f"{_HISTOGRAMS}.parquet"}
+    named[_BINS].write_text(json.dumps(document, indent=1) + "\n")
+    write_histograms(named[_HISTOGRAMS], counted)
+    return _read_reference(dataset, dataset.publish(partition, fingerprint, named, described))
+
+
+def _count_training_days(
+    files: Sequence[Path], columns: Sequence[str]
+) -> tuple[list[ColumnBins], dict[str, Counted], list[str]]:
+    """Return bins of the columns, and histograms of each of the last days, of a sample of the rows of `files`."""
+    common = [name for name in columns if all(name in pq.read_schema(file).names for file in files)]
+    with tempfile.TemporaryDirectory() as scratch, open_database() as database:
+        rows = " UNION ALL ".join(f"SELECT day FROM {parquet_rows(file)}" for file in files)
+        query = f"SELECT day, count(*) FROM ({rows}) GROUP BY day ORDER BY day DESC LIMIT {REFERENCE_DAYS}"
+        days = dict(database.execute(query).fetchall())
+        if not days:
+            return [], {}, ["the distribution of inputs is not compared: the training set has no rows"]
+        step = max(1, -(-sum(days.values()) // BIN_SAMPLE_ROWS))
+        selected = ", ".join(["day AS evergreen_day", *map(quote_name, common)])
+        parts = " UNION ALL ".join(
+            f"SELECT {selected} FROM read_parquet({quote_text(str(file))}, hive_partitioning = false, "
+            f"file_row_number = true) WHERE day >= DATE '{min(days)}' AND hash({number}, file_row_number) % {step} = 0"
+            for number, file in enumerate(files)
+        )
+        database.execute(
+            f"COPY ({parts}) TO {quote_text(f'{scratch}/days')} (FORMAT parquet, PARTITION_BY (evergreen_day))"
+        )
+        paths = {str(path): path for path in sorted(Path(scratch, "days").rglob("*.parquet"))}
+        sampled = sum(pq.read_metadata(path).num_rows for path in paths.values())
+        bins = find_bins(database, SERVED, list(paths.values()), common, min(sampled, BIN_SAMPLE_ROWS))
+        counted: dict[str, dict[str, Histogram]] = {}
+        for name, (number_of_rows, histograms) in count_by_bin(database, bins, paths).items():
+            day = Path(name).parent.name.partition("=")[2]
+            total = counted.setdefault(day, {})
+            for key, histogram in {SERVED: Histogram(number_of_rows, 0, np.zeros(0, np.int64)), **histograms}.items():
+                total[key] = total[key] + histogram if key in total else histogram
+    absent = [name for name in columns if name not in {column.column for column in bins}]
+    problems = [f"the distribution of {', '.join(absent)} is not compared: the training set has no values"]
+    return bins, dict(sorted(counted.items())), problems if absent else []
+
+
+def _fetch_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return a local path of each file, by its path in the log, and what is refused."""
+    folder, paths, refused = logs_folder(model), dict[str, Path](), list[str]()
+    for number, file in enumerate(files):
+        try:
+            source = folder / file.path
+            if is_local(source):
+                check_no_link(source, folder)
+                if not is_plain_file(source):
+                    raise OSError("it is no regular file")
+                paths[file.path] = Path(source)
+            else:
+                paths[file.path] = scratch / f"{number}.parquet"
+                download(source, paths[file.path], folder)
+        except FileNotFoundError:
+            paths.pop(file.path, None)  # removed since it was listed
+        except OSError as error:
+            paths.pop(file.path, None)
+            refused.append(f"{shorten(file.path)}: cannot be read: {shorten(first_line(error))}")
+    return paths, refused
+
+
+def _reference_partition(content: str) -> str:
+    return f"reference={content[:_DIGITS]}"
+
+
+def _read_reference(dataset: Dataset, manifest: Manifest) -> ServedReference:
+    document = json.loads(dataset.file_path(manifest, _BINS).read_text())
+    bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in document["bins"])
+    days = {
+        date.fromisoformat(day): item for day, item in read_histograms(dataset.file_path(manifest, _HISTOGRAMS)).items()
+    }
+    return ServedReference(manifest, bins, days, tuple(document["problems"]))
