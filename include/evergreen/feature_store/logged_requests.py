@@ -18,9 +18,9 @@ from evergreen.spec.model import ModelSpec
 from evergreen.window import Window
 
 
-def partitions_in_reach(model: ModelSpec, window: Window, inputs: ModelInputs) -> list[str]:
-    """Return the partitions of features that requests in `window` may have values of, by the TTLs of the views."""
-    periods = periods_in_reach(model, window, [view.ttl_seconds for view in inputs.views.values()])
+def partitions_in_reach(model: ModelSpec, window: Window, inputs: ModelInputs, ttls: int = 1) -> list[str]:
+    """Return the partitions of features that requests in `window` may have values of, that many TTLs back."""
+    periods = periods_in_reach(model, window, [ttls * view.ttl_seconds for view in inputs.views.values()])
     published = set(datasets.open_dataset(f"features/{inputs.feature_model}").partitions())
     return [name for name in map(datasets.period_partition, periods) if name in published]
 

@@ -12,10 +12,17 @@ from evergreen.ledger import LedgerState, VerdictRecorded
 from evergreen.monitoring.alarms import Judgement
 from evergreen.monitoring.matured_days import ChampionPerformance
 from evergreen.monitoring.performance import DailyMetric, running_mean
-from evergreen.monitoring.record import MonitoringRecord
+from evergreen.monitoring.record import MonitoringRecord, ServingRecord
 from evergreen.monitoring.series import DailySeries
 from evergreen.periods import Calendar
-from evergreen.reports.monitoring import AlarmRow, MaturedMetric, MonitoringPage, PerformancePoint
+from evergreen.reports.monitoring import (
+    AlarmRow,
+    MaturedMetric,
+    MonitoringPage,
+    PerformancePoint,
+    ServedColumnRow,
+    ServingLog,
+)
 from evergreen.spec.model import ModelSpec
 
 _MAX_VERDICTS = 200  # the newest ones
@@ -92,6 +99,29 @@ def create_page(
         rows=rows,
         evidence={label: item.evidence / item.threshold for label, (_, item) in judged.items()},
         evidence_days={label: item.days for label, (_, item) in judged.items()},
+        serving=_serving_log(record.serving) if record.serving else None,
+    )
+
+
+def _serving_log(record: ServingRecord) -> ServingLog:
+    return ServingLog(
+        first=record.first_period,
+        last=record.last_period,
+        rows=record.rows,
+        duplicates=record.duplicates,
+        other_models=record.other_models,
+        sampled=record.sampled,
+        features=record.features,
+        differing_features=record.differing_features,
+        columns=tuple(
+            ServedColumnRow(item.column, item.share, item.differing, item.cause, item.example)
+            for item in record.columns
+        ),
+        predictions=record.predictions,
+        differing_predictions=record.differing_predictions,
+        largest_difference=record.largest_difference,
+        foreign_files=record.foreign_files,
+        foreign=record.foreign,
     )
 
 

@@ -100,10 +100,10 @@ class ServedColumn(Frozen):
     cause: str = Field(description="what explains most of them in the last period that had some")
     example: NonEmptyStr
 
-    def describe(self) -> str:
-        """Return it in a line."""
-        share = f"{self.differing / max(self.rows, 1):.1%} of {self.rows:,} rows"
-        return f"{self.column}: {share}; {self.cause}; {self.example}"
+    @property
+    def share(self) -> float:
+        """The share of the rows that differ."""
+        return self.differing / max(self.rows, 1)
 
 
 class ServingRecord(Frozen):

@@ -176,7 +176,7 @@ def summarize(periods: Sequence[ServedPeriod]) -> ServingRecord:
                 cause=max(skew.causes, key=lambda cause: skew.causes[cause], default=""),
                 example=skew.example,
             )
-    ranked = sorted(columns.values(), key=lambda column: (-column.differing / max(column.rows, 1), column.column))
+    ranked = sorted(columns.values(), key=lambda column: (-column.share, column.column))
     predictions = [item.prediction for item in recent if item.prediction]
     foreign = [name for item in reversed(recent) for name in item.foreign]
     return ServingRecord(

@@ -75,6 +75,7 @@ MAX_FOREIGN = 20
 
 _LOGGED, _BINS, _HISTOGRAMS = "logged", "bins", "histograms"
 _DIGITS = 16
+_EXPIRED_TTLS = 3  # how far back a row that has expired is looked for
 _MAX_IDS = 5  # of rows whose prediction is another
 _CAUSES = {
     "early": "the server had the row before `served_after` lets it be there",
@@ -347,7 +348,7 @@ class _LogComparison:
         if not differences:
             return []
         rows = np.flatnonzero(np.any([difference.differs for difference in differences], axis=0))
-        explained = self._explain(sample.take(rows), requests.take(rows), partitions, period)
+        explained = self._explain(sample.take(rows), requests.take(rows), window)
         names = {ID: "id", TIME: "at"} | {column.name: column.name for column in self._schema.keys}
         skew = []
         for difference in differences:
@@ -364,12 +365,9 @@ class _LogComparison:
             skew.append(ColumnSkew(column=column, rows=int(difference.differs.sum()), causes=named, example=example))
         return sorted(skew, key=lambda item: (-item.rows, item.column))
 
-    def _explain(
-        self, sample: pa.Table, requests: pa.Table, partitions: Sequence[str], period: str
-    ) -> dict[str, dict[str, np.ndarray]]:
+    def _explain(self, sample: pa.Table, requests: pa.Table, window: Window) -> dict[str, dict[str, np.ndarray]]:
         """Return for each cause in which rows (n,) of a column the served value would be the offline one by it."""
-        calendar = feature_spec(self._model).calendar
-        length = calendar.end(period) - calendar.start(period)
+        length = window.calendar.end(window.start) - window.calendar.start(window.start)
         earlier = pa.array(
             [instant - length for instant in requests["event_timestamp"].to_pylist()],
             requests.schema.field("event_timestamp").type,
@@ -380,6 +378,7 @@ class _LogComparison:
             "expired": (requests, {"counts_at_once": True, "holds_for_ever": True}),
             "late": (before, {}),
         }
+        partitions = partitions_in_reach(self._model, window, self._inputs, _EXPIRED_TTLS)
         explained = {}
         columns = [name for name in self._inputs.column_names if self._inputs.find_feature(name)]
         for cause, (rows, options) in joins.items():

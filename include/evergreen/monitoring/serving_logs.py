@@ -394,7 +394,7 @@ def _choose(
             f"WHERE c.file = {number}"
         )
         try:
-            tables.append(database.execute(query).to_arrow_table())
+            tables.append(database.sql(query).to_arrow_table())
         except duckdb.Error as error:
             raise _UnreadableError(number, first_line(error)) from None
     return (rows, duplicates, conflicts), pa.concat_tables(tables).combine_chunks().sort_by(ID)

@@ -69,6 +69,46 @@ class MaturedMetric:
 
 
 @dataclass(frozen=True)
+class ServedColumnRow:
+    """A line of the table of features that servers used with other values: `share` is that of the rows compared."""
+
+    column: str
+    share: float
+    rows: int
+    cause: str
+    example: str
+
+
+@dataclass(frozen=True)
+class ServingLog:
+    """What the last periods of a serving log show.
+
+    Attributes:
+        first, last: of these periods.
+        rows, duplicates, other_models, sampled: of these, as `evergreen.monitoring.record.ServingRecord` has them.
+        features: that were compared; `differing_features` of them differ in some rows.
+        columns: those with the largest shares.
+        predictions: that were compared; `differing_predictions` of them differ, by `largest_difference` at most.
+        foreign: files that are left out, of `foreign_files`.
+    """
+
+    first: str
+    last: str
+    rows: int
+    duplicates: int
+    other_models: int
+    sampled: int
+    features: int
+    differing_features: int
+    columns: tuple[ServedColumnRow, ...]
+    predictions: int
+    differing_predictions: int
+    largest_difference: float | None
+    foreign_files: int
+    foreign: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class MonitoringPage:
     """What the report shows.
 
@@ -86,6 +126,7 @@ class MonitoringPage:
         row_days: of `rows`.
         evidence: by what was judged together, (days,), in units of the threshold: an alarm at 1.
         evidence_days: by the same.
+        serving: None: no log of a server is known.
     """
 
     model: str
@@ -107,6 +148,7 @@ class MonitoringPage:
     rows: Mapping[str, NDArray[np.int64]]
     evidence: Mapping[str, NDArray[np.float64]]
     evidence_days: Mapping[str, Sequence[date]]
+    serving: ServingLog | None = None
 
 
 def render_monitoring_report(page: MonitoringPage) -> str:
