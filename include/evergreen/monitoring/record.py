@@ -125,6 +125,20 @@ class ServingRecord(Frozen):
     foreign: tuple[str, ...] = Field(description="newest first, each with why; not all are listed")
 
 
+class EstimateRecord(Frozen):
+    """What a metric is expected to be by predictions alone. An estimate: nothing acts on it."""
+
+    gate: NonEmptyStr = Field(description="whose metric it is")
+    days: int = Field(description="with an estimate, since the champion was promoted")
+    last_day: date | None = Field(None, description="the last of them")
+    last: float | None = Field(None, description="its estimate")
+    realised_days: int = Field(0, description="of these, with a value on matured labels")
+    error: float | None = Field(
+        None, description="the mean absolute difference of both on these days; None: there is none"
+    )
+    problem: str | None = Field(None, description="why there is no estimate; None: there is one")
+
+
 class MonitoringRecord(Frozen):
     """What is known of the data and the performance of a champion, on all days that were monitored."""
 
@@ -141,6 +155,7 @@ class MonitoringRecord(Frozen):
     performance: tuple[PerformanceRecord, ...] = ()
     revisions: tuple[str, ...] = Field((), description="periods that were measured again, and what had changed")
     serving: ServingRecord | None = Field(None, description="None: no log of a server is known")
+    estimates: tuple[EstimateRecord, ...] = Field((), description="before labels mature; nothing acts on them")
 
     @property
     def open_alarms(self) -> tuple[AlarmRecord, ...]:

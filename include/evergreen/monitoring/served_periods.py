@@ -73,6 +73,9 @@ COMPARING_SECONDS = 300.0
 MAX_FOREIGN = 20
 """Files of a period that are named."""
 
+PREDICTIONS_FILE = "predictions"
+"""Of a period: the sampled predictions, in columns as batch predictions have them."""
+
 _LOGGED, _BINS, _HISTOGRAMS = "logged", "bins", "histograms"
 _DIGITS = 16
 _EXPIRED_TTLS = 3  # how far back a row that has expired is looked for
@@ -276,15 +279,17 @@ class _LogComparison:
         """Compare a period, and publish what that shows."""
         partition, fingerprint = datasets.period_partition(period), compute_fingerprint(inputs)
         staged = self.dataset.stage(partition, fingerprint)
-        served, counted = self._compare(period, files)
+        served, counted, predictions = self._compare(period, files)
         named = {_LOGGED: staged / f"{_LOGGED}.json", _HISTOGRAMS: staged / f"{_HISTOGRAMS}.parquet"}
         named[_LOGGED].write_text(served.model_dump_json(indent=1) + "\n")
         write_histograms(named[_HISTOGRAMS], {period: counted})
+        named[PREDICTIONS_FILE] = staged / f"{PREDICTIONS_FILE}.parquet"
+        pq.write_table(predictions, named[PREDICTIONS_FILE])
         self.dataset.publish(partition, fingerprint, named, inputs)
         log.info("%s: %s logged predictions, %s of them compared", period, served.rows, served.sampled)
         return served
 
-    def _compare(self, period: str, files: Sequence[LogFile]) -> tuple[ServedPeriod, Counted]:
+    def _compare(self, period: str, files: Sequence[LogFile]) -> tuple[ServedPeriod, Counted, pa.Table]:
         if len(files) > MAX_FILES:
             raise ScoringError(f"its log has {len(files):,} files, and at most {MAX_FILES:,} are read: merge them")
         calendar = feature_spec(self._model).calendar
@@ -306,7 +311,11 @@ class _LogComparison:
                     prediction = self._compare_predictions(logged.sample)
                 except ScoringError as error:
                     problems.append(f"predictions are not compared: {shorten(first_line(error))}")
-        return self._describe(period, logged, refused, features, skew, prediction, problems), counted
+            names = [column.name for column in self._schema.predictions]
+            empty = pa.table({name: pa.array([], pa.float64()) for name in names})
+            predictions = empty if logged.sample is None else logged.sample.select(names)
+        served = self._describe(period, logged, refused, features, skew, prediction, problems)
+        return served, counted, predictions
 
     def _describe(
         self,

@@ -19,7 +19,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
 from evergreen.monitoring.alarms import Alarm, Judgement, judge_days
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
+from evergreen.monitoring.estimates import ChampionEstimates, collect_estimates, compare_estimates, estimate_new
 from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
 from evergreen.monitoring.histograms import ColumnBins, Histogram, count_by_bin, find_bins
 from evergreen.monitoring.matured import (
@@ -114,6 +115,15 @@ class MonitoringReference:
         return [column for column in self.bins if column.table in tables]
 
 
+@dataclass(frozen=True)
+class RecordEvidence:
+    """What a record has besides the histograms of periods."""
+
+    performance: ChampionPerformance = field(default_factory=ChampionPerformance)
+    serving: ChampionServing = field(default_factory=ChampionServing)
+    estimates: ChampionEstimates = field(default_factory=ChampionEstimates)
+
+
 def monitor_periods(model: ModelSpec, end: str, actor: str) -> MonitoringRecord | None:
     """Publish histograms of all periods before `end` that the champion has not learned from, and the record of all.
 
@@ -134,8 +144,10 @@ def measure_performance(model: ModelSpec, end: str, actor: str) -> MonitoringRec
     monitored = _publish_new_histograms(model, end)
     if monitored is None:
         return None
-    measured = _measure_periods(model, monitored[0], end)
-    return _publish_and_raise(model, actor, *monitored, measured, _compare_logs(model, *monitored[:2], end))
+    state, tenure, _ = monitored
+    measured = _measure_periods(model, state, end)
+    log_problems = _compare_logs(model, state, tenure, end)
+    return _publish_and_raise(model, actor, *monitored, measured, log_problems, _estimate_periods(model, tenure, end))
 
 
 def _publish_and_raise(
@@ -146,11 +158,14 @@ def _publish_and_raise(
     reference: MonitoringReference,
     measured: MeasuredPeriods | None,
     log_problems: Sequence[str] = (),
+    estimate_problems: Sequence[str] = (),
 ) -> MonitoringRecord:
     """Publish the record, and raise its alarms; if nothing was `measured`, a record of the same data stays."""
     performance = _collect_performance(model, state, tenure, measured)
-    serving = _collect_serving(model, tenure, log_problems)
-    record = publish_record(model, state, tenure, reference, performance, serving, only_new_data=measured is None)
+    evidence = RecordEvidence(
+        performance, _collect_serving(model, tenure, log_problems), _collect_estimates(model, tenure, estimate_problems)
+    )
+    record = publish_record(model, state, tenure, reference, evidence, only_new_data=measured is None)
     metrics = digest_metrics(model) if any(alarm.rule == "performance" for alarm in record.alarms) else {}
     for alarm in record.alarms:
         _append_alarm(model.name, actor, record, alarm, metrics)
@@ -168,12 +183,15 @@ def preview_record(model: ModelSpec, end: str, *, with_performance: bool = False
     state, tenure, reference = monitored
     manifests = _find_histograms(model, tenure, reference)
     earlier = {period: manifest for period, manifest in manifests.items() if period < end}
-    performance, serving = ChampionPerformance(), ChampionServing()
+    evidence = RecordEvidence()
     if with_performance:
         measured = _measure_periods(model, state, end, is_preview=True)
-        performance = _collect_performance(model, state, tenure, measured, preview_end=end)
-        serving = _collect_serving(model, tenure, (), preview_end=end)
-    return _judge_periods(model, state, tenure, reference, _read_periods(model, earlier), performance, serving)[0]
+        evidence = RecordEvidence(
+            _collect_performance(model, state, tenure, measured, preview_end=end),
+            _collect_serving(model, tenure, (), preview_end=end),
+            _collect_estimates(model, tenure, (), preview_end=end),
+        )
+    return _judge_periods(model, state, tenure, reference, _read_periods(model, earlier), evidence)[0]
 
 
 def _measure_periods(model: ModelSpec, state: LedgerState, end: str, *, is_preview: bool = False) -> MeasuredPeriods:
@@ -226,6 +244,27 @@ def _collect_serving(
         log.warning("what the serving log shows is not known", exc_info=error)
         problems = (*problems, f"serving log: what it shows is not known: {first_line(error)}")
         return ChampionServing(problems=problems, fingerprint={"problems": problems})
+
+
+def _estimate_periods(model: ModelSpec, tenure: ChampionTenure, end: str) -> list[str]:
+    """Estimate metrics of new predictions; return what cannot be estimated, and why."""
+    try:
+        return estimate_new(model, tenure, end)
+    except Exception as error:  # of any class: nothing else waits for an estimate
+        log.warning("nothing is estimated", exc_info=error)
+        return [f"estimates: nothing is estimated: {first_line(error)}"]
+
+
+def _collect_estimates(
+    model: ModelSpec, tenure: ChampionTenure, problems: Sequence[str], *, preview_end: str | None = None
+) -> ChampionEstimates:
+    """Return what is published of estimates; if that cannot be read, why."""
+    try:
+        return collect_estimates(model, tenure, problems, end=preview_end)
+    except Exception as error:  # of any class: files of the lake
+        log.warning("estimates are not known", exc_info=error)
+        problems = (*problems, f"estimates: they are not known: {first_line(error)}")
+        return ChampionEstimates(problems=problems, fingerprint={"problems": problems})
 
 
 def _publish_new_histograms(
@@ -365,8 +404,7 @@ def publish_record(
     state: LedgerState,
     tenure: ChampionTenure,
     reference: MonitoringReference,
-    performance: ChampionPerformance,
-    serving: ChampionServing,
+    evidence: RecordEvidence,
     *,
     only_new_data: bool = False,
 ) -> MonitoringRecord:
@@ -378,7 +416,7 @@ def publish_record(
     manifests = _find_histograms(model, tenure, reference)
     metric, verdicts = read_performance(state, calendar)
     counted = _read_periods(model, manifests)
-    record, judged = _judge_periods(model, state, tenure, reference, counted, performance, serving)
+    record, judged = _judge_periods(model, state, tenure, reference, counted, evidence)
     data_inputs = {
         "reference": reference.manifest.content_hash,
         "verdicts": [metric, *((str(point.day), point.value, point.promotes) for point in verdicts)],
@@ -392,7 +430,13 @@ def publish_record(
         ),
     }
     losses = [[str(alarm.opened), *alarm.change_names] for alarm in record.alarms if alarm.rule == "performance"]
-    inputs = {**data_inputs, "performance": performance.fingerprint, "losses": losses, "serving": serving.fingerprint}
+    inputs = {
+        **data_inputs,
+        "performance": evidence.performance.fingerprint,
+        "losses": losses,
+        "serving": evidence.serving.fingerprint,
+        "estimates": evidence.estimates.fingerprint,
+    }
     partition, fingerprint = record_partition(tenure.content), compute_fingerprint(inputs)
     published = dataset.manifest(partition)
     if only_new_data and published:
@@ -404,7 +448,7 @@ def publish_record(
         files = {RECORD_FILE: folder / f"{RECORD_FILE}.json", SERIES_FILE: folder / f"{SERIES_FILE}.parquet"}
         files[REPORT_FILE] = folder / f"{REPORT_FILE}.html"
         files[RECORD_FILE].write_text(record.model_dump_json(indent=1) + "\n")
-        files[REPORT_FILE].write_text(_render_report(model, record, judged, metric, verdicts, performance))
+        files[REPORT_FILE].write_text(_render_report(model, record, judged, metric, verdicts, evidence))
         is_data = {name: item[0].names[0].measure != "performance" for name, item in judged.items()}
         _write_series(files[SERIES_FILE], {name: item for name, item in judged.items() if is_data[name]})
         dataset.publish(partition, fingerprint, files, inputs)
@@ -417,11 +461,12 @@ def _render_report(
     judged: JudgedSeries,
     metric: str,
     verdicts: tuple[PerformancePoint, ...],
-    performance: ChampionPerformance,
+    evidence: RecordEvidence,
 ) -> str:
     """Return the page. If performance cannot be drawn, it says so, and shows the rest."""
     try:
-        return render_monitoring_report(create_page(model, record, judged, metric, verdicts, performance))
+        page = create_page(model, record, judged, metric, verdicts, evidence.performance, evidence.estimates)
+        return render_monitoring_report(page)
     except Exception as error:  # of any class: metrics of users may have any values
         log.warning("performance is not drawn", exc_info=error)
         problems = (*record.problems, f"performance is not drawn: {first_line(error)}")
@@ -455,12 +500,12 @@ def _judge_periods(
     tenure: ChampionTenure,
     reference: MonitoringReference,
     periods: Mapping[str, Counted],
-    performance: ChampionPerformance,
-    serving: ChampionServing,
+    evidence: RecordEvidence,
 ) -> tuple[MonitoringRecord, JudgedSeries]:
-    """Return what the histograms of `periods`, the performance, and the logs of servers show."""
-    period_problems = _period_problems(model, tenure, periods)
-    problems = [*reference.problems, *period_problems, *performance.problems, *serving.problems]
+    """Return what the histograms of `periods`, and the evidence beside them, show."""
+    performance, serving, estimates = evidence.performance, evidence.serving, evidence.estimates
+    problems = [*reference.problems, *_period_problems(model, tenure, periods), *performance.problems]
+    problems += [*serving.problems, *estimates.problems]
     judged: JudgedSeries = {}
     for group, series, share in _daily_series(model, reference, periods):
         if series.reference_days < MIN_REFERENCE_DAYS:
@@ -507,6 +552,7 @@ def _judge_periods(
         problems=tuple(problems),
         revisions=performance.revisions,
         serving=serving.summary,
+        estimates=compare_estimates(estimates, performance.metrics),
     )
     return record, judged
 
