@@ -144,7 +144,7 @@ def collect_estimates(
     model: ModelSpec, tenure: ChampionTenure, problems: Sequence[str] = (), *, end: str | None = None
 ) -> ChampionEstimates:
     """Return what is published of a champion; with `end`, of the periods before it."""
-    gates, found, calendar = monitored_gates(model), list(problems), feature_spec(model).calendar
+    gates, messages, calendar = monitored_gates(model), list(problems), feature_spec(model).calendar
     impossible = {gate.name: problem for gate in gates if (problem := estimate_problem(model, gate))}
     days: dict[str, dict[date, list[Sequence[float]]]] = {gate.name: {} for gate in gates}
     contents, described = dict[str, str](), describe_metrics(model) if len(impossible) < len(gates) else {}
@@ -163,16 +163,16 @@ def collect_estimates(
             estimate = EstimatedPeriod.model_validate_json(text)
         except (DatasetError, OSError, KeyError, ValidationError) as error:
             text_of = validation_problem(error) if isinstance(error, ValidationError) else first_line(error)
-            found.append(f"estimates: {name} cannot be read: {text_of}")
+            messages.append(f"estimates: {name} cannot be read: {text_of}")
             continue
         contents[period] = manifest.content_hash
         for problem in estimate.problems:
             failed.setdefault(problem, []).append(period)
         for gate in gates:
-            same = manifest.inputs["metrics"].get(gate.name) == described.get(gate.name)
-            if same and gate.name in estimate.sums:
+            is_same_metric = manifest.inputs["metrics"].get(gate.name) == described.get(gate.name)
+            if is_same_metric and gate.name in estimate.sums:
                 days[gate.name].setdefault(calendar.date_of(period), []).append(estimate.sums[gate.name])
-    found += [f"estimates: {calendar.describe(periods)}: {problem}" for problem, periods in sorted(failed.items())]
+    messages += [f"estimates: {calendar.describe(periods)}: {problem}" for problem, periods in sorted(failed.items())]
     metrics = []
     for gate in gates:
         values = {
@@ -182,8 +182,8 @@ def collect_estimates(
         finite = {day: value for day, value in values.items() if np.isfinite(value)}
         problem = impossible.get(gate.name) or (None if finite else _NO_PREDICTIONS)
         metrics.append(EstimatedMetric(gate.name, finite, problem))
-    fingerprint = {"periods": contents, "problems": found, "not": impossible, "metrics": described}
-    return ChampionEstimates(tuple(metrics), tuple(found), fingerprint)
+    fingerprint = {"periods": contents, "problems": messages, "not": impossible, "metrics": described}
+    return ChampionEstimates(tuple(metrics), tuple(messages), fingerprint)
 
 
 def compare_estimates(estimates: ChampionEstimates, realised: Sequence[DailyMetric]) -> tuple[EstimateRecord, ...]:
@@ -194,9 +194,11 @@ def compare_estimates(estimates: ChampionEstimates, realised: Sequence[DailyMetr
     }
     records = []
     for metric in estimates.metrics:
-        known = since.get(metric.gate, {})
+        realised_values = since.get(metric.gate, {})
         errors = [
-            abs(value - known[day]) for day, value in metric.values.items() if day in known and np.isfinite(known[day])
+            abs(value - realised_values[day])
+            for day, value in metric.values.items()
+            if day in realised_values and np.isfinite(realised_values[day])
         ]
         last = max(metric.values, default=None)
         records.append(
@@ -218,19 +220,19 @@ _Predictions = tuple[Literal["batch predictions", "serving log"], Dataset, Manif
 
 def _find_predictions(model: ModelSpec, tenure: ChampionTenure, end: str) -> dict[str, _Predictions]:
     """Return where the champion's predictions of each period are, those of batches before those of servers."""
-    found: dict[str, _Predictions] = {}
+    places: dict[str, _Predictions] = {}
     batches, logs = datasets.open_dataset(f"predictions/{model.name}"), serving_dataset(model.name)
     periods = [period for period in published_periods(model, tenure.as_of) if period < end]
     partitions = [datasets.period_partition(period) for period in periods]
     if logs.exists():
         for manifest in logs.read_manifests(partitions):
             if manifest.inputs["champion"] == tenure.content and PREDICTIONS_FILE in manifest.files:
-                found[datasets.partition_period(manifest.partition)] = "serving log", logs, manifest
+                places[datasets.partition_period(manifest.partition)] = "serving log", logs, manifest
     if batches.exists():
         for manifest in batches.read_manifests(partitions):
             if manifest.inputs["model"]["content"] == tenure.content:
-                found[datasets.partition_period(manifest.partition)] = "batch predictions", batches, manifest
-    return {period: item for period, item in found.items() if item[2].files[PREDICTIONS_FILE].rows}
+                places[datasets.partition_period(manifest.partition)] = "batch predictions", batches, manifest
+    return {period: item for period, item in places.items() if item[2].files[PREDICTIONS_FILE].rows}
 
 
 def _read_predictions(dataset: Dataset, manifest: Manifest) -> tuple[FloatValues, int]:

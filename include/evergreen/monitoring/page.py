@@ -115,8 +115,8 @@ def _estimated_metrics(
     rows = []
     for metric in estimates.metrics:
         since, days = np.zeros(0), tuple[date, ...]()
-        if known := realised.get(metric.gate):
-            since, days = known.since, known.days[known.holdout_days :]
+        if daily := realised.get(metric.gate):
+            since, days = daily.since, daily.days[daily.holdout_days :]
         compared = errors.get(metric.gate)
         rows.append(
             EstimateRow(

@@ -68,12 +68,12 @@ def collect_serving(
         problems: what is not known of them.
         end: of a preview, the period until which data is known.
     """
-    found, calendar = list(problems), feature_spec(model).calendar
-    reference, logs = read_served(model, tenure.content, found, start=tenure.as_of)
+    messages, calendar = list(problems), feature_spec(model).calendar
+    reference, logs = read_served(model, tenure.content, messages, start=tenure.as_of)
     if end is not None:
         logs = {period: item for period, item in logs.items() if period < end}
     if not logs:
-        return ChampionServing(problems=tuple(found), fingerprint={"problems": found} if found else {})
+        return ChampionServing(problems=tuple(messages), fingerprint={"problems": messages} if messages else {})
     served = [item.served for item in logs.values()]
     series = dict[str, tuple[DailySeries, float]]()
     share = SERVING_BUDGET / (DRIFT_BUDGET + BREAK_BUDGET) / 2
@@ -82,23 +82,23 @@ def collect_serving(
     if reference and reference.bins:
         counted = _same_bins(reference, logs)
         if len(reference.days) < MIN_REFERENCE_DAYS:
-            found.append(
+            messages.append(
                 f"{SERVED_INPUTS}: no alarms: {len(reference.days)} days of the training set are known to compare "
                 f"with, and {MIN_REFERENCE_DAYS} are needed"
             )
         elif counted:
             series[SERVED_INPUTS] = input_series(reference, counted, calendar), share
     summary = summarize(served)
-    found += _problems(served[-RECENT_PERIODS:], summary)
+    messages += _problems(served[-RECENT_PERIODS:], summary)
     return ChampionServing(
         series=series,
         summary=summary,
         periods=tuple(served),
-        problems=tuple(found),
+        problems=tuple(messages),
         fingerprint={
             "periods": {period: item.manifest.content_hash for period, item in logs.items()},
             "reference": reference.manifest.content_hash if reference else None,
-            "problems": found,
+            "problems": messages,
         },
     )
 
@@ -113,8 +113,8 @@ def skew_series(periods: Sequence[ServedPeriod], calendar: Calendar) -> DailySer
         if item.prediction:
             compared.append(("prediction", item.prediction.differing, item.prediction.rows))
         for name, part, count in compared:
-            before = of_day.get(name, (0, 0))
-            of_day[name] = before[0] + part, before[1] + count
+            total = of_day.get(name, (0, 0))
+            of_day[name] = total[0] + part, total[1] + count
     columns = sorted({name for of_day in counts.values() for name in of_day})
     if not columns:
         return None
@@ -168,11 +168,11 @@ def summarize(periods: Sequence[ServedPeriod]) -> ServingRecord:
     columns: dict[str, ServedColumn] = {}
     for item in recent:  # the last example is shown
         for skew in item.skew:
-            before = columns[skew.column].differing if skew.column in columns else 0
+            earlier_rows = columns[skew.column].differing if skew.column in columns else 0
             columns[skew.column] = ServedColumn(
                 column=skew.column,
-                differing=before + skew.rows,
-                rows=sum(other.sampled for other in recent if skew.column in other.features),
+                differing=earlier_rows + skew.rows,
+                rows=sum(period.sampled for period in recent if skew.column in period.features),
                 cause=max(skew.causes, key=lambda cause: skew.causes[cause], default=""),
                 example=skew.example,
             )
@@ -184,7 +184,7 @@ def summarize(periods: Sequence[ServedPeriod]) -> ServingRecord:
         last_period=recent[-1].period,
         rows=sum(item.rows for item in recent),
         duplicates=sum(item.duplicates for item in recent),
-        other_models=sum(sum(item.others.values()) for item in recent),
+        other_models=sum(sum(item.other_models.values()) for item in recent),
         sampled=sum(item.sampled for item in recent),
         features=len({name for item in recent for name in item.features}),
         differing_features=len(columns),

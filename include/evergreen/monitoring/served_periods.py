@@ -4,8 +4,8 @@
         _manifests/reference=3f9a….json          of a champion: bins of its inputs, and histograms of its training set
         _manifests/day=2013-03-01.json           of a period: what its log shows, and histograms of the inputs in it
 
-A log grows, and may come late: a period is compared again when its files are others. Of a period `SAMPLE_ROWS` rows are
-compared, those whose ids have the smallest hash, so each run takes the same ones, and the cost is bounded.
+A log grows, and may come late: a period is compared again when its files are others. Of a period `LOG_SAMPLE_ROWS`
+rows are compared, those whose ids have the smallest hash, so each run takes the same ones, and the cost is bounded.
 """
 # ruff: noqa: S608 - names are quoted, and all others are made here
 
@@ -41,7 +41,7 @@ from evergreen.monitoring.matured import find_promoting_verdict
 from evergreen.monitoring.period_rows import RegisteredModels
 from evergreen.monitoring.serving_logs import (
     ID,
-    MAX_FILES,
+    MAX_LOG_FILES,
     TIME,
     LogFile,
     LoggedPeriod,
@@ -64,7 +64,7 @@ from evergreen.window import RunReason, Window
 SERVED = "serving log"
 """The table of served inputs among those of the model's inputs, none of which has such a name."""
 
-SAMPLE_ROWS = 10_000
+LOG_SAMPLE_ROWS = 10_000
 """Of a period, at most."""
 REFERENCE_DAYS = 126
 """Of the training set, the last ones: whole weeks."""
@@ -117,7 +117,7 @@ class ServedPeriod(Frozen, allow_inf_nan=False):
     champion_content: Sha256
     rows: int = Field(description="predictions of the champion, each id once")
     duplicates: int = Field(description="further rows with the same ids")
-    others: Mapping[str, int] = Field(description="rows of other models, by version")
+    other_models: Mapping[str, int] = Field(description="rows of other models, by version")
     sampled: int = Field(description="rows that were compared")
     features: tuple[str, ...] = Field(description="that were compared with the offline store")
     skew: tuple[ColumnSkew, ...] = Field((), description="those of which some rows differ, most first")
@@ -290,13 +290,13 @@ class _LogComparison:
         return served
 
     def _compare(self, period: str, files: Sequence[LogFile]) -> tuple[ServedPeriod, Counted, pa.Table]:
-        if len(files) > MAX_FILES:
-            raise ScoringError(f"its log has {len(files):,} files, and at most {MAX_FILES:,} are read: merge them")
+        if len(files) > MAX_LOG_FILES:
+            raise ScoringError(f"its log has {len(files):,} files, and at most {MAX_LOG_FILES:,} are read: merge them")
         calendar = feature_spec(self._model).calendar
         with tempfile.TemporaryDirectory() as scratch, open_database() as database:
             paths, refused = _fetch_files(self._model.name, files, Path(scratch))
             bounds = calendar.start(period), calendar.end(period)
-            logged = read_period(database, paths, self._schema, self._tenure.content, *bounds, SAMPLE_ROWS)
+            logged = read_period(database, paths, self._schema, self._tenure.content, *bounds, LOG_SAMPLE_ROWS)
             problems = [*self._schema.problems, *iter_problems(logged)]
             skew, features, prediction = list[ColumnSkew](), list[str](), None
             counted: Counted = {}
@@ -312,8 +312,8 @@ class _LogComparison:
                 except ScoringError as error:
                     problems.append(f"predictions are not compared: {shorten(first_line(error))}")
             names = [column.name for column in self._schema.predictions]
-            empty = pa.table({name: pa.array([], pa.float64()) for name in names})
-            predictions = empty if logged.sample is None else logged.sample.select(names)
+            no_rows = pa.table({name: pa.array([], pa.float64()) for name in names})
+            predictions = no_rows if logged.sample is None else logged.sample.select(names)
         served = self._describe(period, logged, refused, features, skew, prediction, problems)
         return served, counted, predictions
 
@@ -334,7 +334,7 @@ class _LogComparison:
             champion_content=self._tenure.content,
             rows=logged.rows,
             duplicates=logged.duplicates,
-            others=logged.others,
+            other_models=logged.other_models,
             sampled=logged.sample.num_rows if logged.sample is not None else 0,
             features=tuple(features),
             skew=tuple(skew),
@@ -362,11 +362,12 @@ class _LogComparison:
         skew = []
         for difference in differences:
             column, first = difference.column, int(np.flatnonzero(difference.differs)[0])
-            left, causes = difference.differs[rows], dict[str, int]()
+            unexplained, causes = difference.differs[rows], dict[str, int]()
             for cause, is_explained in explained.items():
-                causes[cause], left = int((left & is_explained[column]).sum()), left & ~is_explained[column]
-            causes["absent"] = int((left & difference.only_offline[rows]).sum())
-            causes["other"] = int(left.sum()) - causes["absent"]
+                causes[cause] = int((unexplained & is_explained[column]).sum())
+                unexplained &= ~is_explained[column]
+            causes["absent"] = int((unexplained & difference.only_offline[rows]).sum())
+            causes["other"] = int(unexplained.sum()) - causes["absent"]
             ranked = sorted(((count, _CAUSES[cause]) for cause, count in causes.items() if count), reverse=True)
             values = f"{value_text(sample, column, first)} served, {value_text(offline, column, first)} offline"
             example = f"{values}, of {describe_row(sample, first, names)}"
@@ -381,11 +382,11 @@ class _LogComparison:
             [instant - length for instant in requests["event_timestamp"].to_pylist()],
             requests.schema.field("event_timestamp").type,
         )
-        before = requests.set_column(0, "event_timestamp", earlier)
+        earlier_requests = requests.set_column(0, "event_timestamp", earlier)
         joins: dict[str, tuple[pa.Table, dict[str, bool]]] = {
             "early": (requests, {"counts_at_once": True}),
             "expired": (requests, {"counts_at_once": True, "holds_for_ever": True}),
-            "late": (before, {}),
+            "late": (earlier_requests, {}),
         }
         partitions = partitions_in_reach(self._model, window, self._inputs, _EXPIRED_TTLS)
         explained = {}

@@ -34,7 +34,7 @@ ID, TIME, VERSION, CONTENT, LATENCY = "prediction_id", "request_time", "model_ve
 
 MAX_ID_LENGTH = 200
 """Of a prediction id, in characters. A row with a longer one, or without any, is not read."""
-MAX_FILES = 10_000
+MAX_LOG_FILES = 10_000
 """Of a period: with more, it is not read."""
 
 Kind = Literal["text", "number", "integer", "boolean", "time", "instant"]
@@ -122,7 +122,7 @@ class LoggedPeriod(NamedTuple):
         conflicts: ids whose rows differ in time or prediction; the first one by file and row counts.
         unidentified: rows of any model without an id, with too long a one, or without a time.
         outside: rows of the model whose time is in another period.
-        others: rows of other models, by version, those with most first.
+        other_models: rows of other models, by version, those with most first.
         foreign: files that are left out, each with why.
         sample: rows (n,) with the columns of the schema, in order of their ids; None without any.
     """
@@ -132,7 +132,7 @@ class LoggedPeriod(NamedTuple):
     conflicts: int
     unidentified: int
     outside: int
-    others: Mapping[str, int]
+    other_models: Mapping[str, int]
     foreign: tuple[str, ...]
     sample: pa.Table | None
 
@@ -144,18 +144,18 @@ def logs_folder(model: str) -> UPath:
 
 def list_log_files(model: str) -> dict[str, list[LogFile]]:
     """Return the Parquet files of each period that has some, in order of their paths. Hidden files are none of them."""
-    found: dict[str, list[LogFile]] = {}
+    files: dict[str, list[LogFile]] = {}
     folder = logs_folder(model)
     if not folder.is_dir():
-        return found
+        return files
     for path, size, changed_at in list_files(folder):
         parts = path.split("/")
         if len(parts) < 2 or not path.endswith(".parquet") or any(part.startswith((".", "_")) for part in parts):
             continue
         period = datasets.partition_period(parts[0])
         if re.fullmatch(r"(day|period)=[0-9TZ-]+", parts[0]) and datasets.period_partition(period) == parts[0]:
-            found.setdefault(period, []).append(LogFile(path, size, changed_at))
-    return {period: sorted(files) for period, files in sorted(found.items())}
+            files.setdefault(period, []).append(LogFile(path, size, changed_at))
+    return {period: sorted(items) for period, items in sorted(files.items())}
 
 
 def log_columns(inputs: ModelInputs, outputs: int = 0) -> LogSchema:
@@ -199,10 +199,10 @@ def schema_faults(schema: pa.Schema, columns: Sequence[LogColumn]) -> list[Fault
         if column.name not in names:
             faults.append(Fault(column.name, f"no such column is found, {expected} is expected", fix))
         elif lower.count(column.name.lower()) == 1:
-            found = schema.field(column.name).type
-            if not _is_kind(found, column):
-                is_local = pa.types.is_timestamp(found) and found.tz is None
-                text = f"{found} without a time zone" if is_local else shorten(str(found))
+            file_type = schema.field(column.name).type
+            if not _is_kind(file_type, column):
+                is_local = pa.types.is_timestamp(file_type) and file_type.tz is None
+                text = f"{file_type} without a time zone" if is_local else shorten(str(file_type))
                 faults.append(Fault(column.name, f"{_FOUND.format(text)}, {expected} is expected", fix))
     return faults
 
@@ -251,18 +251,18 @@ def read_period(
             foreign[error.number] = f"cannot be read: {shorten(first_line(error))}"
             _forget(database, error.number)
     counts = dict(database.execute("SELECT kind, sum(n)::BIGINT FROM counted GROUP BY kind").fetchall())
-    others = database.execute(
+    counts_of_others = database.execute(
         "SELECT version, sum(n)::BIGINT AS rows FROM counted WHERE kind = 'other' GROUP BY version "
         "ORDER BY rows DESC, version"
     ).fetchall()
-    named = {shorten(version): rows for version, rows in others[:_MAX_NAMED]}
-    if rest := sum(rows for _, rows in others[_MAX_NAMED:]):
+    named = {shorten(version): rows for version, rows in counts_of_others[:_MAX_NAMED]}
+    if rest := sum(rows for _, rows in counts_of_others[_MAX_NAMED:]):
         named["others"] = rest
     return LoggedPeriod(
         *totals,
         unidentified=counts.get("unidentified", 0),
         outside=counts.get("outside", 0),
-        others=named,
+        other_models=named,
         foreign=tuple(f"{shorten(names[number])}: {problem}" for number, problem in sorted(foreign.items())),
         sample=sample,
     )
@@ -284,22 +284,22 @@ def _column(name: str, kind: Kind) -> LogColumn:
     return LogColumn(name, kind, _SQL_TYPES[kind])
 
 
-def _is_kind(found: pa.DataType, column: LogColumn) -> bool:
+def _is_kind(file_type: pa.DataType, column: LogColumn) -> bool:
     """Return whether a column of this type may be read as declared. One without any value has no type."""
     types = pa.types
-    if types.is_dictionary(found):
-        found = found.value_type
-    if types.is_null(found):
+    if types.is_dictionary(file_type):
+        file_type = file_type.value_type
+    if types.is_null(file_type):
         return column.name not in (ID, TIME, VERSION, CONTENT)
-    is_number = types.is_integer(found) or types.is_floating(found) or types.is_decimal(found)
-    is_text = types.is_string(found) or types.is_large_string(found) or types.is_string_view(found)
+    is_number = types.is_integer(file_type) or types.is_floating(file_type) or types.is_decimal(file_type)
+    is_text = types.is_string(file_type) or types.is_large_string(file_type) or types.is_string_view(file_type)
     matches: Mapping[Kind, bool] = {
         "text": is_text,
         "number": is_number,
-        "integer": types.is_integer(found),
-        "boolean": types.is_boolean(found),
-        "time": types.is_timestamp(found) or types.is_date(found),
-        "instant": types.is_timestamp(found) and found.tz is not None,
+        "integer": types.is_integer(file_type),
+        "boolean": types.is_boolean(file_type),
+        "time": types.is_timestamp(file_type) or types.is_date(file_type),
+        "instant": types.is_timestamp(file_type) and file_type.tz is not None,
     }
     return matches[column.kind]
 
@@ -336,13 +336,13 @@ def _read_rows(
     else:
         predictions = ", ".join(f"TRY_CAST({quote_name(column.name)} AS DOUBLE)" for column in schema.predictions)
         digest = f"hash({TIME}, {predictions})"
-    known = f"length({ID}) BETWEEN 1 AND {MAX_ID_LENGTH} AND {TIME} IS NOT NULL"
+    is_identified = f"length({ID}) BETWEEN 1 AND {MAX_ID_LENGTH} AND {TIME} IS NOT NULL"
     bounds = " AND ".join(
         f"{TIME} {sign} TIMESTAMPTZ {quote_text(moment.isoformat())}" for sign, moment in ((">=", start), ("<", end))
     )
     kind = (
-        f"CASE WHEN NOT coalesce({known}, false) THEN 'unidentified' WHEN NOT coalesce({of_model}, false) THEN 'other' "
-        f"WHEN NOT ({bounds}) THEN 'outside' ELSE 'logged' END"
+        f"CASE WHEN NOT coalesce({is_identified}, false) THEN 'unidentified' "
+        f"WHEN NOT coalesce({of_model}, false) THEN 'other' WHEN NOT ({bounds}) THEN 'outside' ELSE 'logged' END"
     )
     source = (
         f"SELECT file_row_number AS number, CAST({ID} AS VARCHAR) AS {ID}, TRY_CAST({TIME} AS TIMESTAMPTZ) AS {TIME}, "

@@ -40,11 +40,11 @@ def find_differences(served: pa.Table, offline: pa.Table, columns: Sequence[str]
     """Return in which rows (n,) the `columns` of two tables differ; a column without a difference has no entry."""
     differences = []
     for name in columns:
-        left, right = _values(served[name]), _values(offline[name])
-        if left.dtype != right.dtype:  # one of them has no value at all, or another type
-            left, right = (_as_objects(served[name]), _as_objects(offline[name]))
-        is_missing = _is_missing(left), _is_missing(right)
-        differs = ~(is_missing[0] & is_missing[1]) & ~_are_equal(left, right)
+        used, expected = _values(served[name]), _values(offline[name])
+        if used.dtype != expected.dtype:  # one of them has no value at all, or another type
+            used, expected = (_as_objects(served[name]), _as_objects(offline[name]))
+        is_missing = _is_missing(used), _is_missing(expected)
+        differs = ~(is_missing[0] & is_missing[1]) & ~_are_equal(used, expected)
         if differs.any():
             differences.append(
                 ColumnDifference(name, differs, differs & is_missing[1], differs & is_missing[0]),
@@ -97,10 +97,10 @@ def _is_missing(values: NDArray[np.generic]) -> Mask:
     return np.isnan(values.astype(np.float64))
 
 
-def _are_equal(left: NDArray[np.generic], right: NDArray[np.generic]) -> Mask:
-    if left.dtype == object:
-        return np.array([bool(a == b) for a, b in zip(left, right, strict=True)], bool)
-    a, b = left.astype(np.float64), right.astype(np.float64)
+def _are_equal(first: NDArray[np.generic], second: NDArray[np.generic]) -> Mask:
+    if first.dtype == object:
+        return np.array([bool(a == b) for a, b in zip(first, second, strict=True)], bool)
+    a, b = first.astype(np.float64), second.astype(np.float64)
     with np.errstate(invalid="ignore"):
         is_close: Mask = np.abs(a - b) <= VALUE_TOLERANCE * np.maximum(np.abs(a), np.abs(b))
     return is_close & np.isfinite(a) & np.isfinite(b) | (a == b)

@@ -120,7 +120,7 @@ def test_what_are_no_probabilities_is_named_and_the_rest_goes_on(tenure: Champio
     assert [len(metric.values) for metric in found.metrics] == [1, 1]
     file = estimates_dataset(MODEL).root / "_manifests" / f"day={day(62)}.json"
     file.write_text("{")
-    assert "is no manifest" in collect_estimates(spec(), tenure).problems[-1]
+    assert "is no manifest" in collect_estimates(spec(), tenure).problems[0]
 
 
 def test_a_regression_says_that_none_is_available(tenure: ChampionTenure) -> None:
@@ -140,7 +140,7 @@ def test_without_predictions_none_is_available(tenure: ChampionTenure) -> None:
     assert metric.problem.startswith("no predictions of the champion are published")
 
 
-def test_the_page_shows_it_as_an_estimate_beside_what_labels_have_shown(tenure: ChampionTenure) -> None:
+def test_the_page_shows_it_as_an_estimate_beside_labels(tenure: ChampionTenure) -> None:
     for number in (61, 62, 63):
         publish_batch(number, tenure.content)
     found = estimate(spec(), tenure)[1]

@@ -66,7 +66,7 @@ def test_auc_is_that_of_weighted_labels() -> None:
     assert estimate(gate("auc"), probabilities) == pytest.approx(known)
 
 
-def test_a_shift_of_what_is_asked_for_is_seen_and_a_model_that_has_become_wrong_is_not() -> None:
+def test_a_shift_of_inputs_is_seen_and_a_wrong_model_is_not() -> None:
     rng = np.random.default_rng(3)
     which, before = gate("log_loss"), rng.beta(0.5, 0.5, ROWS)
     harder = rng.beta(5, 5, ROWS)

@@ -31,7 +31,7 @@ def served(period: str, *, x: int = 0, wrong: int = 0, rows: int = 1000, **field
         "champion_content": "a" * 64,
         "rows": 10 * rows,
         "duplicates": 3,
-        "others": {"2": 4},
+        "other_models": {"2": 4},
         "sampled": rows,
         "features": ("x", "y"),
         "skew": skew,
@@ -69,7 +69,7 @@ def test_hours_of_a_day_add_up() -> None:
     assert weeks.days[-1] - weeks.days[-2] == timedelta(7)
 
 
-def test_no_skew_raises_no_alarm_a_tenth_of_the_rows_at_once_and_less_after_some_time() -> None:
+def test_a_large_skew_is_an_alarm_at_once_and_a_small_one_later() -> None:
     none = skew_series([served(day(number)) for number in range(700)], DAYS)
     assert none
     assert not judge_days(none, SHARE).alarms

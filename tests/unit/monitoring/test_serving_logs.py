@@ -57,7 +57,7 @@ def test_a_file_that_is_delivered_twice_counts_once(tmp_path: Path) -> None:
     assert list(iter_problems(logged)) == []
 
 
-def test_an_id_with_other_predictions_is_named_and_the_first_one_counts(tmp_path: Path) -> None:
+def test_an_id_with_two_predictions_is_named(tmp_path: Path) -> None:
     other = log_table(["a", "z"], {"prediction": pa.array([0.75, 0.25])})
     logged = read(write(tmp_path, a=log_table(["a", "b"]), b=other))
     assert (logged.rows, logged.duplicates, logged.conflicts) == (3, 1, 1)
@@ -85,7 +85,7 @@ def test_rows_of_others_are_counted_and_not_read(tmp_path: Path) -> None:
         ["before", "first", "after", "never"], times)))  # fmt: skip
     assert (logged.rows, logged.unidentified, logged.outside) == (2, 4, 2)
     assert sampled_ids(logged) == ["first", "ok"]
-    assert logged.others == {"3": 2}
+    assert logged.other_models == {"3": 2}
     assert not logged.foreign
 
 

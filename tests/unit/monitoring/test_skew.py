@@ -41,9 +41,7 @@ def differing(served: Any, offline: Any) -> list[bool]:
         (pa.array([], pa.float64()), pa.array([], pa.float64()), []),
     ],
 )
-def test_values_are_equal_in_single_precision_and_missing_ones_are_alike(
-    served: Any, offline: Any, expected: list[bool]
-) -> None:
+def test_values_are_equal_in_single_precision(served: Any, offline: Any, expected: list[bool]) -> None:
     assert differing(served, offline) == expected
 
 

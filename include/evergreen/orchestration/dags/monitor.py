@@ -23,8 +23,8 @@ compares a sample of each period with the offline store, with the model, and wit
 alarm is called *skew*. A file of another schema is named, and the others are compared. A retrain would change nothing,
 so no skew asks for one.
 
-**Before labels mature.** The report also shows what metrics of probabilities are expected to be by predictions alone: an
-estimate, which nothing acts on.
+**Before labels mature.** The report also shows what metrics of probabilities are expected to be, by predictions alone:
+an estimate, which nothing acts on.
 
 **A rollback.** If `auto_rollback` in the spec asks for it, `compare_previous` compares the champion, for some time
 after its promotion, with the version that it replaced, on the same rows of matured labels. If that is shown to do
