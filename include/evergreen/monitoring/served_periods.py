@@ -308,8 +308,9 @@ class _LogComparison:
                 features = [name for name in self._inputs.column_names if self._inputs.find_feature(name)]
                 skew = self._compare_features(period, logged.sample, features)
                 try:
-                    prediction = self._compare_predictions(logged.sample)
-                except ScoringError as error:
+                    prediction = self._compare_predictions(logged.sample, problems)
+                except Exception as error:  # of any class: libraries of models, with values of others
+                    log.warning("predictions of %s are not compared", period, exc_info=error)
                     problems.append(f"predictions are not compared: {shorten(first_line(error))}")
             names = [column.name for column in self._schema.predictions]
             no_rows = pa.table({name: pa.array([], pa.float64()) for name in names})
@@ -399,8 +400,13 @@ class _LogComparison:
             }
         return explained
 
-    def _compare_predictions(self, sample: pa.Table) -> PredictionSkew:
+    def _compare_predictions(self, sample: pa.Table, problems: list[str]) -> PredictionSkew | None:
         names = self._inputs.column_names
+        if infinite := _infinite_rows(sample, names):
+            problems.append(f"{len(infinite):,} rows have infinite inputs: their predictions are not compared")
+            sample = sample.take(sorted(set(range(sample.num_rows)) - infinite))
+        if not sample.num_rows:
+            return None
         if lacking := [name for name in names if name not in sample.column_names]:
             raise ScoringError(f"the log has no {', '.join(lacking)}")
         computed = score_table(self._folder, sample.select(list(names)), names, self._inputs.prediction)
@@ -518,6 +524,16 @@ def _fetch_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[d
             paths.pop(file.path, None)
             refused.append(f"{shorten(file.path)}: cannot be read: {shorten(first_line(error))}")
     return paths, refused
+
+
+def _infinite_rows(sample: pa.Table, columns: Sequence[str]) -> set[int]:
+    """Return the numbers of rows that have an infinite value: some libraries of models refuse all rows then."""
+    rows: set[int] = set()
+    for name in columns:
+        if name in sample.column_names and pa.types.is_floating(sample.schema.field(name).type):
+            values = sample[name].to_numpy(zero_copy_only=False).astype(np.float64)
+            rows |= set(map(int, np.flatnonzero(np.isinf(values))))
+    return rows
 
 
 def _reference_partition(content: str) -> str:

@@ -175,6 +175,27 @@ def test_predictions_of_another_model_are_named_with_version_and_rows(ponds: Mod
     assert serving.summary.differing_predictions == 3
 
 
+def test_hostile_values_keep_no_row_from_being_compared(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    """Infinite inputs are refused by XGBoost with all rows; keys may be any text."""
+    publish(*range(1, 10))
+    table = served_rows(champion, ponds, 8)
+    wind = table["wind"].to_numpy().copy()
+    wind[[1, 2]] = np.inf, -np.inf
+    ponds_of_rows = ["a\x00b", "'; DROP TABLE ids; --", *table["pond"].to_pylist()[2:]]
+    for name, values in (("wind", pa.array(wind)), ("pond", pa.array(ponds_of_rows))):
+        table = table.set_column(table.column_names.index(name), name, values)
+    write(ponds, 8, table)
+    problems, serving = compare(ponds)
+    assert problems == []
+    assert serving.problems == (
+        "serving log: 2013-01-08: 2 rows have infinite inputs: their predictions are not compared",
+    )
+    assert serving.summary
+    assert (serving.summary.predictions, serving.summary.differing_predictions) == (22, 0)
+    (skew,) = serving.periods[0].skew
+    assert (skew.rows, sum(skew.causes.values())) == (2, 2)
+
+
 def test_a_foreign_file_is_named_and_the_rest_is_compared(ponds: ModelSpec, champion: xgb.Booster) -> None:
     publish(*range(1, 10))
     table = served_rows(champion, ponds, 8)
