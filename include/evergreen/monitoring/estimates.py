@@ -34,7 +34,8 @@ from evergreen.monitoring.expected_metrics import estimate_problem, expected_sum
 from evergreen.monitoring.matured import describe_metrics, monitored_gates
 from evergreen.monitoring.performance import DailyMetric
 from evergreen.monitoring.record import EstimateRecord
-from evergreen.monitoring.served_periods import PREDICTIONS_FILE, serving_dataset
+from evergreen.monitoring.served_periods import PREDICTIONS_FILE
+from evergreen.monitoring.served_reference import serving_dataset
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec

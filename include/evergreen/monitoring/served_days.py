@@ -22,7 +22,8 @@ from evergreen.monitoring.histogram_files import Counted
 from evergreen.monitoring.histograms import Histogram
 from evergreen.monitoring.record import ServedColumn, ServingRecord
 from evergreen.monitoring.series import ColumnCounts, DailySeries, SeriesName, build_series
-from evergreen.monitoring.served_periods import SERVED, PublishedLog, ServedPeriod, ServedReference, read_served
+from evergreen.monitoring.served_periods import PublishedLog, ServedPeriod, read_served
+from evergreen.monitoring.served_reference import SERVED, ServedReference
 from evergreen.periods import Calendar
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec

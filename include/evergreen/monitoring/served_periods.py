@@ -7,17 +7,13 @@
 A log grows, and may come late: a period is compared again when its files are others. Of a period `LOG_SAMPLE_ROWS`
 rows are compared, those whose ids have the smallest hash, so each run takes the same ones, and the cost is bounded.
 """
-# ruff: noqa: S608 - names are quoted, and all others are made here
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,15 +26,22 @@ from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_l
 from evergreen.feature_store.logged_requests import join_as_learned, partitions_in_reach
 from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.features.inputs import published_manifests
-from evergreen.ingest.databases import open_database, parquet_rows, quote_name, quote_text
+from evergreen.ingest.databases import open_database
 from evergreen.lake import datasets
-from evergreen.lake.datasets import Dataset, Manifest
+from evergreen.lake.datasets import Manifest
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import ChampionTenure, LedgerState
 from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
-from evergreen.monitoring.histograms import BIN_SAMPLE_ROWS, ColumnBins, Histogram, count_by_bin, find_bins
-from evergreen.monitoring.matured import find_promoting_verdict
+from evergreen.monitoring.histograms import Histogram, count_by_bin
 from evergreen.monitoring.period_rows import RegisteredModels
+from evergreen.monitoring.served_reference import (
+    SERVED,
+    ServedReference,
+    publish_served_reference,
+    read_served_reference,
+    reference_partition,
+    serving_dataset,
+)
 from evergreen.monitoring.serving_logs import (
     ID,
     MAX_LOG_FILES,
@@ -61,13 +64,8 @@ from evergreen.spec.model import ModelSpec
 from evergreen.storage import Sha256, check_no_link, download, is_local, is_plain_file
 from evergreen.window import RunReason, Window
 
-SERVED = "serving log"
-"""The table of served inputs among those of the model's inputs, none of which has such a name."""
-
 LOG_SAMPLE_ROWS = 10_000
 """Of a period, at most."""
-REFERENCE_DAYS = 126
-"""Of the training set, the last ones: whole weeks."""
 COMPARING_SECONDS = 300.0
 """After which a run begins with no further period."""
 MAX_FOREIGN = 20
@@ -76,8 +74,7 @@ MAX_FOREIGN = 20
 PREDICTIONS_FILE = "predictions"
 """Of a period: the sampled predictions, in columns as batch predictions have them."""
 
-_LOGGED, _BINS, _HISTOGRAMS = "logged", "bins", "histograms"
-_DIGITS = 16
+_LOGGED, _HISTOGRAMS = "logged", "histograms"
 _EXPIRED_TTLS = 3  # how far back a row that has expired is looked for
 _MAX_IDS = 5  # of rows whose prediction is another
 _CAUSES = {
@@ -127,27 +124,12 @@ class ServedPeriod(Frozen, allow_inf_nan=False):
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ServedReference:
-    """What served inputs are compared with: those of the champion's training set, day by day."""
-
-    manifest: Manifest
-    bins: tuple[ColumnBins, ...]
-    days: Mapping[date, Counted]
-    problems: tuple[str, ...]
-
-
 class PublishedLog(NamedTuple):
     """What is published of a period."""
 
     manifest: Manifest
     served: ServedPeriod
     histograms: Counted
-
-
-def serving_dataset(model: str) -> Dataset:
-    """Return the dataset of what the logs of a model's servers show."""
-    return datasets.open_dataset(f"serving/{model}")
 
 
 def compare_new_logs(
@@ -225,9 +207,9 @@ def read_served(
     reference = None
     periods: dict[str, PublishedLog] = {}
     try:
-        manifest = dataset.manifest(_reference_partition(content))
+        manifest = dataset.manifest(reference_partition(content))
         if manifest and manifest.inputs["champion"] == content:
-            reference = _read_reference(dataset, manifest)
+            reference = read_served_reference(dataset, manifest)
     except (DatasetError, OSError, KeyError, ValueError) as error:
         problems.append(f"serving log: its reference cannot be read: {first_line(error)}")
     for name in dataset.partitions(f"{key}={datasets.file_name_of_period(start)}" if start else key):
@@ -260,7 +242,10 @@ class _LogComparison:
         if any(problem.endswith("and so have the model's inputs") for problem in self._schema.problems):
             raise ScoringError("; ".join(self._schema.problems))
         self._code = code_of(
-            tuple(f"evergreen.monitoring.{name}" for name in ("histograms", "served_periods", "serving_logs", "skew")),
+            tuple(
+                f"evergreen.monitoring.{name}"
+                for name in ("histograms", "served_periods", "served_reference", "serving_logs", "skew")
+            ),
             ("duckdb", "pyarrow"),
         )
         self.reference = publish_served_reference(model, state, tenure, inputs)
@@ -423,87 +408,6 @@ class _LogComparison:
         )
 
 
-def publish_served_reference(
-    model: ModelSpec, state: LedgerState, tenure: ChampionTenure, inputs: ModelInputs
-) -> ServedReference:
-    """Return what a champion learned from: histograms of each of the last days of its training set.
-
-    The first one that is published stays, since training sets expire. `BIN_SAMPLE_ROWS` rows of it are read.
-    """
-    dataset, partition = serving_dataset(model.name), _reference_partition(tenure.content)
-    code = code_of(("evergreen.monitoring.histograms", "evergreen.monitoring.served_periods"), ("duckdb",))
-    published = dataset.manifest(partition)
-    if published and published.inputs["champion"] == tenure.content:
-        current = published.inputs["code"] == code
-        if current and published.inputs["training_set"]:
-            return _read_reference(dataset, published)
-    training_sets, as_of = (
-        datasets.open_dataset(f"training_sets/{model.name}"),
-        find_promoting_verdict(state, tenure).as_of,
-    )
-    training_set = training_sets.manifest(f"as_of={datasets.file_name_of_period(as_of)}")
-    if published and published.inputs["champion"] == tenure.content and training_set is None:
-        return _read_reference(dataset, published)
-    described = {
-        "champion": tenure.content,
-        "training_set": training_set.content_hash if training_set else None,
-        "columns": list(inputs.column_names),
-        "code": code,
-    }
-    fingerprint = compute_fingerprint(described)
-    if current_manifest := dataset.find(partition, fingerprint):
-        return _read_reference(dataset, current_manifest)
-    bins, counted, problems = list[ColumnBins](), dict[str, Counted](), list[str]()
-    folder = dataset.stage(partition, fingerprint)
-    if training_set is None:
-        problems.append(
-            f"the distribution of inputs is not compared: the training set as of {as_of} is not in the lake any more"
-        )
-    else:
-        files = [training_sets.file_path(training_set, name) for name in ("train", "holdout")]
-        bins, counted, problems = _count_training_days(files, inputs.column_names)
-    document = {"bins": [vars(column) for column in bins], "problems": problems}
-    named = {_BINS: folder / f"{_BINS}.json", _HISTOGRAMS: folder / f"{_HISTOGRAMS}.parquet"}
-    named[_BINS].write_text(json.dumps(document, indent=1) + "\n")
-    write_histograms(named[_HISTOGRAMS], counted)
-    return _read_reference(dataset, dataset.publish(partition, fingerprint, named, described))
-
-
-def _count_training_days(
-    files: Sequence[Path], columns: Sequence[str]
-) -> tuple[list[ColumnBins], dict[str, Counted], list[str]]:
-    """Return bins of the columns, and histograms of each of the last days, of a sample of the rows of `files`."""
-    common = [name for name in columns if all(name in pq.read_schema(file).names for file in files)]
-    with tempfile.TemporaryDirectory() as scratch, open_database() as database:
-        rows = " UNION ALL ".join(f"SELECT day FROM {parquet_rows(file)}" for file in files)
-        query = f"SELECT day, count(*) FROM ({rows}) GROUP BY day ORDER BY day DESC LIMIT {REFERENCE_DAYS}"
-        days = dict(database.execute(query).fetchall())
-        if not days:
-            return [], {}, ["the distribution of inputs is not compared: the training set has no rows"]
-        step = max(1, -(-sum(days.values()) // BIN_SAMPLE_ROWS))
-        selected = ", ".join(["day AS evergreen_day", *map(quote_name, common)])
-        parts = " UNION ALL ".join(
-            f"SELECT {selected} FROM read_parquet({quote_text(str(file))}, hive_partitioning = false, "
-            f"file_row_number = true) WHERE day >= DATE '{min(days)}' AND hash({number}, file_row_number) % {step} = 0"
-            for number, file in enumerate(files)
-        )
-        database.execute(
-            f"COPY ({parts}) TO {quote_text(f'{scratch}/days')} (FORMAT parquet, PARTITION_BY (evergreen_day))"
-        )
-        paths = {str(path): path for path in sorted(Path(scratch, "days").rglob("*.parquet"))}
-        sampled = sum(pq.read_metadata(path).num_rows for path in paths.values())
-        bins = find_bins(database, SERVED, list(paths.values()), common, min(sampled, BIN_SAMPLE_ROWS))
-        counted: dict[str, dict[str, Histogram]] = {}
-        for name, (number_of_rows, histograms) in count_by_bin(database, bins, paths).items():
-            day = Path(name).parent.name.partition("=")[2]
-            total = counted.setdefault(day, {})
-            for key, histogram in {SERVED: Histogram(number_of_rows, 0, np.zeros(0, np.int64)), **histograms}.items():
-                total[key] = total[key] + histogram if key in total else histogram
-    absent = [name for name in columns if name not in {column.column for column in bins}]
-    problems = [f"the distribution of {', '.join(absent)} is not compared: the training set has no values"]
-    return bins, dict(sorted(counted.items())), problems if absent else []
-
-
 def _fetch_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[dict[str, Path], list[str]]:
     """Return a local path of each file, by its path in the log, and what is refused."""
     folder, paths, refused = logs_folder(model), dict[str, Path](), list[str]()
@@ -534,16 +438,3 @@ def _infinite_rows(sample: pa.Table, columns: Sequence[str]) -> set[int]:
             values = sample[name].to_numpy(zero_copy_only=False).astype(np.float64)
             rows |= set(map(int, np.flatnonzero(np.isinf(values))))
     return rows
-
-
-def _reference_partition(content: str) -> str:
-    return f"reference={content[:_DIGITS]}"
-
-
-def _read_reference(dataset: Dataset, manifest: Manifest) -> ServedReference:
-    document = json.loads(dataset.file_path(manifest, _BINS).read_text())
-    bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in document["bins"])
-    days = {
-        date.fromisoformat(day): item for day, item in read_histograms(dataset.file_path(manifest, _HISTOGRAMS)).items()
-    }
-    return ServedReference(manifest, bins, days, tuple(document["problems"]))

@@ -65,7 +65,8 @@ from evergreen.monitoring.record import (
 )
 from evergreen.monitoring.series import ColumnCounts, DailySeries, build_series
 from evergreen.monitoring.served_days import ChampionServing, collect_serving
-from evergreen.monitoring.served_periods import SERVED, compare_new_logs
+from evergreen.monitoring.served_periods import compare_new_logs
+from evergreen.monitoring.served_reference import SERVED
 from evergreen.reports.monitoring import PerformancePoint, render_monitoring_report
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec

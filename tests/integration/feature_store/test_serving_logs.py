@@ -22,7 +22,8 @@ from evergreen.monitoring import served_periods
 from evergreen.monitoring.period_rows import RegisteredModels
 from evergreen.monitoring.record import read_record, read_report
 from evergreen.monitoring.served_days import SERVED_INPUTS, ChampionServing, collect_serving
-from evergreen.monitoring.served_periods import SERVED, compare_new_logs, read_served, serving_dataset
+from evergreen.monitoring.served_periods import compare_new_logs, read_served
+from evergreen.monitoring.served_reference import SERVED, serving_dataset
 from evergreen.monitoring.service import measure_performance, monitor_periods, preview_record
 from evergreen.monitoring.serving_logs import logs_folder
 from evergreen.periods import Calendar

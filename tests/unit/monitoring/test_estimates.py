@@ -27,7 +27,7 @@ from evergreen.monitoring.matured_days import ChampionPerformance
 from evergreen.monitoring.page import create_page
 from evergreen.monitoring.performance import DailyMetric
 from evergreen.monitoring.record import MonitoringRecord
-from evergreen.monitoring.served_periods import serving_dataset
+from evergreen.monitoring.served_reference import serving_dataset
 from evergreen.reports.monitoring import render_monitoring_report
 from evergreen.spec.gates import AgainstChampionGate
 from evergreen.spec.loader import load_spec

@@ -11,7 +11,8 @@ from evergreen.monitoring.alarms import BREAK_BUDGET, DRIFT_BUDGET, judge_days
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
 from evergreen.monitoring.series import SeriesName
 from evergreen.monitoring.served_days import SERVING_BUDGET, skew_series, summarize
-from evergreen.monitoring.served_periods import SERVED, ColumnSkew, PredictionSkew, ServedPeriod
+from evergreen.monitoring.served_periods import ColumnSkew, PredictionSkew, ServedPeriod
+from evergreen.monitoring.served_reference import SERVED
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen
 
