@@ -28,7 +28,9 @@ from evergreen.monitoring.service import measure_performance, monitor_periods, p
 from evergreen.monitoring.serving_logs import logs_folder
 from evergreen.periods import Calendar
 from evergreen.registry import versions
+from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import put
 from support.ledger_events import day, promotion, verdict_event
 from support.ponds import ZONE, publish
 from support.serving_logs import INPUTS, INSTANT, log_table, write_log
@@ -213,6 +215,21 @@ def test_a_foreign_file_is_named_and_the_rest_is_compared(ponds: ModelSpec, cham
     assert any("day=2013-01-09/all.parquet: wind: no such column is found, a number is expected" in p for p in foreign)
     assert any("link.parquet: cannot be read" in problem for problem in foreign)
     assert [period.rows for period in serving.periods] == [24, 0]
+
+
+def test_a_log_in_an_object_store_is_read(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish(*range(1, 10))
+    monkeypatch.setenv("EVERGREEN_SERVING_LOGS", "memory://logs-of-servers")
+    settings.cache_clear()
+    file = write_log(tmp_path / "log.parquet", served_rows(champion, ponds, 8))
+    put(logs_folder(ponds.name) / "day=2013-01-08/a.parquet", file.read_bytes())
+    put(logs_folder(ponds.name) / "day=2013-01-08/b.parquet", b"no Parquet")
+    problems, serving = compare(ponds)
+    assert problems == []
+    assert serving.summary
+    assert (serving.summary.rows, serving.summary.foreign_files, serving.summary.differing_features) == (24, 1, 0)
 
 
 def test_what_fails_of_a_period_keeps_no_other_from_being_compared(

@@ -7,17 +7,20 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
+from evergreen.lake.datasets import Manifest
 from evergreen.monitoring.alarms import BREAK_BUDGET, DRIFT_BUDGET, judge_days
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
+from evergreen.monitoring.histograms import ColumnBins, Histogram
 from evergreen.monitoring.series import SeriesName
-from evergreen.monitoring.served_days import SERVING_BUDGET, skew_series, summarize
+from evergreen.monitoring.served_days import SERVING_BUDGET, input_series, skew_series, summarize
 from evergreen.monitoring.served_periods import ColumnSkew, PredictionSkew, ServedPeriod
-from evergreen.monitoring.served_reference import SERVED
+from evergreen.monitoring.served_reference import SERVED, ServedReference
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen
 
 pytestmark = pytest.mark.unit
 
+BINS = ColumnBins(SERVED, "x", "numeric", tuple(float(bound) for bound in range(-5, 6)))
 DAYS = Calendar("1d", "UTC")
 FIRST = date(2024, 3, 1)
 SHARE = SERVING_BUDGET / (DRIFT_BUDGET + BREAK_BUDGET) / 2
@@ -109,3 +112,23 @@ def test_the_summary_is_of_the_last_periods() -> None:
     assert isinstance(summary, Frozen)
     with_files = summarize(periods[:3])
     assert (with_files.foreign_files, len(with_files.foreign)) == (30, 9)
+
+
+def count(rng: np.random.Generator, rows: int, shift: float = 0.0) -> dict[str, Histogram]:
+    counts = np.histogram(np.clip(rng.normal(shift, 1, rows), -4.9, 4.9), np.arange(-5, 6))[0]
+    return {BINS.name: Histogram(rows, 0, np.append(0, np.append(counts, 0)))}
+
+
+def test_inputs_are_compared_with_the_days_of_the_training_set() -> None:
+    """Rows of the training set and of a period are samples of different sizes: that alone is no change."""
+    rng = np.random.default_rng(5)
+    days = {FIRST - timedelta(number): count(rng, 1500) for number in range(120, 0, -1)}
+    reference = ServedReference(Manifest("reference=a", "f", {}, {}), (BINS,), days, ())
+    calm = {day(number): count(rng, 10_000) for number in range(-3, 60)}
+    series = input_series(reference, calm, DAYS)
+    assert {name.measure for name in series.names} == {"level", "shape", "missing"}
+    assert (series.reference_days, len(series.days)) == (120, 180), "a day of the reference is no day of the log"
+    assert not judge_days(series, SHARE).alarms
+    shifted = {**calm, **{day(number): count(rng, 10_000, 0.7) for number in range(30, 60)}}
+    alarm = judge_days(input_series(reference, shifted, DAYS), SHARE).alarms[0]
+    assert FIRST + timedelta(30) <= alarm.opened <= FIRST + timedelta(45)
