@@ -42,7 +42,15 @@ _EXPIRING_DATASETS = (
     "declared",
     "predictions",
 )
-_OTHER_DATASETS = ("backtests", "extracts", "monitoring", "performance", "verdict_tables")  # only leftovers go
+_OTHER_DATASETS = (  # only leftovers go
+    "backtests",
+    "estimates",
+    "extracts",
+    "monitoring",
+    "performance",
+    "serving",
+    "verdict_tables",
+)
 _DATASETS_WITH_TABLES = frozenset(["features", "training_sets", "verdict_tables", "predictions"])
 _RAW_DATASETS = frozenset(["extracts"])
 _JOB_NAME = re.compile(r"[0-9a-f]{64}")

@@ -285,6 +285,10 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"{data['lake']}/raw",
         description="folder or object store URI that raw files are delivered to",
     )
+    serving_logs: str = Field(
+        default_factory=lambda data: f"{data['lake']}/serving_logs",
+        description="folder or object store URI that servers write their [logs](serving-logs.md) to",
+    )
     connections: Mapping[str, SecretUrl] = Field(
         default_factory=dict,
         description="databases that sources query, and catalogs of their tables: `EVERGREEN_CONNECTIONS__<NAME>`, a "
@@ -441,7 +445,7 @@ class Settings(BaseSettings):
                 raise ValueError(problem)
         return url
 
-    @field_validator("airflow_ui", "mlflow_ui", "raw", "ledger", "jobs")
+    @field_validator("airflow_ui", "mlflow_ui", "raw", "serving_logs", "ledger", "jobs")
     @classmethod
     def _check_has_no_password(cls, url: str | None) -> str | None:
         if url and redact_url(url) != url:

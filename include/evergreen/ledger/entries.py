@@ -203,8 +203,9 @@ class AlarmRaised(Frozen):
     kind: Literal["alarm"] = "alarm"
     champion: NonEmptyStr = Field(description="its version at that time")
     champion_content: Sha256
-    rule: Literal["break", "drift", "performance"] = Field(
-        description="`break` and `drift` of data; `performance`: worse on matured labels than when it was judged"
+    rule: Literal["break", "drift", "performance", "skew"] = Field(
+        description="`break` and `drift` of data; `performance`: worse on matured labels than when it was judged; "
+        "`skew`: servers used other features than it learned from"
     )
     day: date = Field(description="the day, or the first day of the week, whose data raised it")
     changes: tuple[NonEmptyStr, ...] = Field(

@@ -14,7 +14,7 @@ from evergreen.monitoring.record import AlarmRecord, monitoring_dataset, read_re
 from evergreen.spec.model import ModelSpec
 
 DATA_RULES = ("break", "drift")
-PERFORMANCE_RULES = ("performance",)
+MEASURE_RULES = ("performance", "skew")
 
 
 def describe_monitoring(model: ModelSpec, rules: Sequence[str]) -> TaskLineage:

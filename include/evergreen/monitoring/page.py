@@ -10,12 +10,21 @@ import numpy as np
 from evergreen.gates.verdict import Verdict
 from evergreen.ledger import LedgerState, VerdictRecorded
 from evergreen.monitoring.alarms import Judgement
+from evergreen.monitoring.estimates import ChampionEstimates
 from evergreen.monitoring.matured_days import ChampionPerformance
 from evergreen.monitoring.performance import DailyMetric, running_mean
-from evergreen.monitoring.record import MonitoringRecord
+from evergreen.monitoring.record import MonitoringRecord, ServingRecord
 from evergreen.monitoring.series import DailySeries
 from evergreen.periods import Calendar
-from evergreen.reports.monitoring import AlarmRow, MaturedMetric, MonitoringPage, PerformancePoint
+from evergreen.reports.monitoring import (
+    AlarmRow,
+    EstimateRow,
+    MaturedMetric,
+    MonitoringPage,
+    PerformancePoint,
+    ServedColumnRow,
+    ServingLog,
+)
 from evergreen.spec.model import ModelSpec
 
 _MAX_VERDICTS = 200  # the newest ones
@@ -52,6 +61,7 @@ def create_page(
     metric: str,
     verdicts: tuple[PerformancePoint, ...],
     performance: ChampionPerformance,
+    estimates: ChampionEstimates | None = None,
 ) -> MonitoringPage:
     """Return what the report shows. `judged` are the series by what was judged together: inputs, if any, come first."""
     of_data = {label: item for label, item in judged.items() if item[0].names[0].measure != "performance"}
@@ -92,6 +102,56 @@ def create_page(
         rows=rows,
         evidence={label: item.evidence / item.threshold for label, (_, item) in judged.items()},
         evidence_days={label: item.days for label, (_, item) in judged.items()},
+        serving=_serving_log(record.serving) if record.serving else None,
+        estimates=_estimated_metrics(record, estimates, performance) if estimates else (),
+    )
+
+
+def _estimated_metrics(
+    record: MonitoringRecord, estimates: ChampionEstimates, performance: ChampionPerformance
+) -> tuple[EstimateRow, ...]:
+    realised = {metric.name: metric for metric in performance.metrics}
+    errors = {item.gate: item for item in record.estimates}
+    rows = []
+    for metric in estimates.metrics:
+        since, days = np.zeros(0), tuple[date, ...]()
+        if daily := realised.get(metric.gate):
+            since, days = daily.since, daily.days[daily.holdout_days :]
+        compared = errors.get(metric.gate)
+        rows.append(
+            EstimateRow(
+                gate=metric.gate,
+                days=tuple(metric.values),
+                values=np.array(list(metric.values.values()), np.float64),
+                realised_days=days,
+                realised_values=since,
+                error=compared.error if compared else None,
+                error_days=compared.realised_days if compared else 0,
+                problem=metric.problem,
+            )
+        )
+    return tuple(rows)
+
+
+def _serving_log(record: ServingRecord) -> ServingLog:
+    return ServingLog(
+        first=record.first_period,
+        last=record.last_period,
+        rows=record.rows,
+        duplicates=record.duplicates,
+        other_models=record.other_models,
+        sampled=record.sampled,
+        features=record.features,
+        differing_features=record.differing_features,
+        columns=tuple(
+            ServedColumnRow(item.column, item.share, item.differing, item.cause, item.example)
+            for item in record.columns
+        ),
+        predictions=record.predictions,
+        differing_predictions=record.differing_predictions,
+        largest_difference=record.largest_difference,
+        foreign_files=record.foreign_files,
+        foreign=record.foreign,
     )
 
 

@@ -33,7 +33,7 @@ class ChangeRecord(Frozen):
     column: NonEmptyStr = Field(
         description="`table.column`; of the number of its rows, the table; of performance, the gate with its metric"
     )
-    measure: Literal["level", "shape", "spread", "missing", "unseen", "rows", "performance"]
+    measure: Literal["level", "shape", "spread", "missing", "unseen", "rows", "performance", "skew"]
     deviation: float | None = Field(
         description="from what the reference lets expect, in standard deviations between days; None: days of the "
         "reference do not differ at all"
@@ -62,7 +62,7 @@ class ChangeRecord(Frozen):
 class AlarmRecord(Frozen):
     """An alarm, and the day on which all that it names had returned; None: it is open."""
 
-    rule: Literal["break", "drift", "performance"]
+    rule: Literal["break", "drift", "performance", "skew"]
     opened: date
     closed: date | None
     changes: tuple[ChangeRecord, ...] = Field(min_length=1)
@@ -91,6 +91,54 @@ class PerformanceRecord(Frozen):
     high: float | None = Field(description="the other end")
 
 
+class ServedColumn(Frozen):
+    """A feature that servers used with other values than the offline store has."""
+
+    column: NonEmptyStr
+    differing: int = Field(description="rows that differ")
+    rows: int = Field(description="that were compared")
+    cause: str = Field(description="what explains most of them in the last period that had some")
+    example: NonEmptyStr
+
+    @property
+    def share(self) -> float:
+        """The share of the rows that differ."""
+        return self.differing / max(self.rows, 1)
+
+
+class ServingRecord(Frozen):
+    """What the last periods of a champion's serving log show."""
+
+    first_period: Period
+    last_period: Period
+    rows: int = Field(description="predictions of the champion, each id once")
+    duplicates: int = Field(description="further rows with the same ids")
+    other_models: int = Field(description="rows of other models")
+    sampled: int = Field(description="rows that were compared")
+    features: int = Field(description="that were compared with the offline store")
+    differing_features: int
+    columns: tuple[ServedColumn, ...] = Field(description="those that differ, largest share first; not all are listed")
+    predictions: int = Field(description="that were compared with the model")
+    differing_predictions: int
+    largest_difference: float | None = None
+    foreign_files: int = Field(description="that are left out")
+    foreign: tuple[str, ...] = Field(description="newest first, each with why; not all are listed")
+
+
+class EstimateRecord(Frozen):
+    """What a metric is expected to be by predictions alone. An estimate: nothing acts on it."""
+
+    gate: NonEmptyStr = Field(description="whose metric it is")
+    days: int = Field(description="with an estimate, since the champion was promoted")
+    last_day: date | None = Field(None, description="the last of them")
+    last: float | None = Field(None, description="its estimate")
+    realised_days: int = Field(0, description="of these, with a value on matured labels")
+    error: float | None = Field(
+        None, description="the mean absolute difference of both on these days; None: there is none"
+    )
+    problem: str | None = Field(None, description="why there is no estimate; None: there is one")
+
+
 class MonitoringRecord(Frozen):
     """What is known of the data and the performance of a champion, on all days that were monitored."""
 
@@ -106,6 +154,8 @@ class MonitoringRecord(Frozen):
     problems: tuple[str, ...] = Field(description="what could not be monitored, and why")
     performance: tuple[PerformanceRecord, ...] = ()
     revisions: tuple[str, ...] = Field((), description="periods that were measured again, and what had changed")
+    serving: ServingRecord | None = Field(None, description="None: no log of a server is known")
+    estimates: tuple[EstimateRecord, ...] = Field((), description="before labels mature; nothing acts on them")
 
     @property
     def open_alarms(self) -> tuple[AlarmRecord, ...]:

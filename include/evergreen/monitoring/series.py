@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evergreen.monitoring.effect_sizes import FloatValues, log_spread, mean_rank, rank_variance, root_psi
 from evergreen.monitoring.histograms import ColumnBins, Counts
 
-Measure = Literal["level", "shape", "spread", "missing", "unseen", "rows", "performance"]
+Measure = Literal["level", "shape", "spread", "missing", "unseen", "rows", "performance", "skew"]
 
 # The share of a column's bets on each measure. A number has a level, and most of what goes wrong shows there; of
 # categories, the shape has what there is to see.
@@ -29,9 +29,10 @@ MAJOR_EFFECTS: Mapping[Measure, float] = {
     "unseen": 0.1,
     "rows": float(np.log(1.5)),
     "performance": float("inf"),  # a single day says nothing
+    "skew": 0.1,
 }
 
-ONE_SIDED: frozenset[Measure] = frozenset({"shape", "unseen", "performance"})
+ONE_SIDED: frozenset[Measure] = frozenset({"shape", "unseen", "performance", "skew"})
 """Less of it than in the reference is no change for the worse."""
 
 BREAKS_DOWNWARDS: frozenset[Measure] = frozenset({"spread"})

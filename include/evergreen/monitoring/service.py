@@ -5,8 +5,9 @@
         _manifests/day=2013-03-01.json           of a period: its histograms on the bins of the champion
         _manifests/record=3f9a….json             of a champion: alarms, and the daily series
 
-A record is a function of the reference, of all histograms that are published with its bins, and of how the champion did
-in the periods whose labels have matured (`matured`). So whoever publishes these in whatever order, twice, or after
+A record is a function of the reference, of all histograms that are published with its bins, of how the champion did
+in the periods whose labels have matured (`matured`), and of what is published of the logs of servers
+(`served_periods`). So whoever publishes these in whatever order, twice, or after
 having been killed, ends with the same record. Its alarms are appended to
 the ledger, each once: what was said there stays, also where late data has changed the past.
 """
@@ -18,7 +19,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,8 @@ from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
 from evergreen.monitoring.alarms import Alarm, Judgement, judge_days
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
+from evergreen.monitoring.estimates import ChampionEstimates, collect_estimates, compare_estimates, estimate_new
+from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
 from evergreen.monitoring.histograms import ColumnBins, Histogram, count_by_bin, find_bins
 from evergreen.monitoring.matured import (
     MaturedPeriods,
@@ -61,6 +64,9 @@ from evergreen.monitoring.record import (
     record_partition,
 )
 from evergreen.monitoring.series import ColumnCounts, DailySeries, build_series
+from evergreen.monitoring.served_days import ChampionServing, collect_serving
+from evergreen.monitoring.served_periods import compare_new_logs
+from evergreen.monitoring.served_reference import SERVED
 from evergreen.reports.monitoring import PerformancePoint, render_monitoring_report
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -79,10 +85,8 @@ _INPUTS_SHARE, _PREDICTIONS_SHARE = 0.8, 0.2  # of the budget of false alarms
 
 log = logging.getLogger(__name__)
 
-Counted = Mapping[str, Histogram]
-"""Histograms of a period by `ColumnBins.name`; of the rows of a table by its name, without counts."""
 JudgedSeries = dict[str, tuple[DailySeries, Judgement]]
-"""The series of `INPUTS`, those of `PREDICTIONS`, and that of each metric, if they were judged."""
+"""The series of `INPUTS`, those of `PREDICTIONS` and of served inputs, and that of each metric, if they were judged."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,15 @@ class MonitoringReference:
         return [column for column in self.bins if column.table in tables]
 
 
+@dataclass(frozen=True)
+class RecordEvidence:
+    """What a record has besides the histograms of periods."""
+
+    performance: ChampionPerformance = field(default_factory=ChampionPerformance)
+    serving: ChampionServing = field(default_factory=ChampionServing)
+    estimates: ChampionEstimates = field(default_factory=ChampionEstimates)
+
+
 def monitor_periods(model: ModelSpec, end: str, actor: str) -> MonitoringRecord | None:
     """Publish histograms of all periods before `end` that the champion has not learned from, and the record of all.
 
@@ -133,7 +146,10 @@ def measure_performance(model: ModelSpec, end: str, actor: str) -> MonitoringRec
     monitored = _publish_new_histograms(model, end)
     if monitored is None:
         return None
-    return _publish_and_raise(model, actor, *monitored, _measure_periods(model, monitored[0], end))
+    state, tenure, _ = monitored
+    measured = _measure_periods(model, state, end)
+    log_problems = _compare_logs(model, state, tenure, end)
+    return _publish_and_raise(model, actor, *monitored, measured, log_problems, _estimate_periods(model, tenure, end))
 
 
 def _publish_and_raise(
@@ -143,10 +159,15 @@ def _publish_and_raise(
     tenure: ChampionTenure,
     reference: MonitoringReference,
     measured: MeasuredPeriods | None,
+    log_problems: Sequence[str] = (),
+    estimate_problems: Sequence[str] = (),
 ) -> MonitoringRecord:
     """Publish the record, and raise its alarms; if nothing was `measured`, a record of the same data stays."""
     performance = _collect_performance(model, state, tenure, measured)
-    record = publish_record(model, state, tenure, reference, performance, only_new_data=measured is None)
+    evidence = RecordEvidence(
+        performance, _collect_serving(model, tenure, log_problems), _collect_estimates(model, tenure, estimate_problems)
+    )
+    record = publish_record(model, state, tenure, reference, evidence, only_new_data=measured is None)
     metrics = digest_metrics(model) if any(alarm.rule == "performance" for alarm in record.alarms) else {}
     for alarm in record.alarms:
         _append_alarm(model.name, actor, record, alarm, metrics)
@@ -164,11 +185,15 @@ def preview_record(model: ModelSpec, end: str, *, with_performance: bool = False
     state, tenure, reference = monitored
     manifests = _find_histograms(model, tenure, reference)
     earlier = {period: manifest for period, manifest in manifests.items() if period < end}
-    performance = ChampionPerformance()
+    evidence = RecordEvidence()
     if with_performance:
         measured = _measure_periods(model, state, end, is_preview=True)
-        performance = _collect_performance(model, state, tenure, measured, preview_end=end)
-    return _judge_periods(model, state, tenure, reference, _read_periods(model, earlier), performance)[0]
+        evidence = RecordEvidence(
+            _collect_performance(model, state, tenure, measured, preview_end=end),
+            _collect_serving(model, tenure, (), preview_end=end),
+            _collect_estimates(model, tenure, (), preview_end=end),
+        )
+    return _judge_periods(model, state, tenure, reference, _read_periods(model, earlier), evidence)[0]
 
 
 def _measure_periods(model: ModelSpec, state: LedgerState, end: str, *, is_preview: bool = False) -> MeasuredPeriods:
@@ -200,6 +225,48 @@ def _collect_performance(
         log.warning("performance is not known", exc_info=error)
         problems.append(f"performance is not known: {first_line(error)}")
         return ChampionPerformance(problems=tuple(problems), raised=raised, fingerprint={"problems": problems})
+
+
+def _compare_logs(model: ModelSpec, state: LedgerState, tenure: ChampionTenure, end: str) -> list[str]:
+    """Compare what servers have logged; return what cannot be compared, and why."""
+    try:
+        return compare_new_logs(model, state, tenure, end)
+    except Exception as error:  # of any class: data has alarms without any log
+        log.warning("the serving log is not compared", exc_info=error)
+        return [f"serving log: it is not compared: {first_line(error)}"]
+
+
+def _collect_serving(
+    model: ModelSpec, tenure: ChampionTenure, problems: Sequence[str], *, preview_end: str | None = None
+) -> ChampionServing:
+    """Return what is published of the logs of servers; if that cannot be read, why."""
+    try:
+        return collect_serving(model, tenure, problems, end=preview_end)
+    except Exception as error:  # of any class: files of the lake
+        log.warning("what the serving log shows is not known", exc_info=error)
+        problems = (*problems, f"serving log: what it shows is not known: {first_line(error)}")
+        return ChampionServing(problems=problems, fingerprint={"problems": problems})
+
+
+def _estimate_periods(model: ModelSpec, tenure: ChampionTenure, end: str) -> list[str]:
+    """Estimate metrics of new predictions; return what cannot be estimated, and why."""
+    try:
+        return estimate_new(model, tenure, end)
+    except Exception as error:  # of any class: nothing else waits for an estimate
+        log.warning("nothing is estimated", exc_info=error)
+        return [f"estimates: nothing is estimated: {first_line(error)}"]
+
+
+def _collect_estimates(
+    model: ModelSpec, tenure: ChampionTenure, problems: Sequence[str], *, preview_end: str | None = None
+) -> ChampionEstimates:
+    """Return what is published of estimates; if that cannot be read, why."""
+    try:
+        return collect_estimates(model, tenure, problems, end=preview_end)
+    except Exception as error:  # of any class: files of the lake
+        log.warning("estimates are not known", exc_info=error)
+        problems = (*problems, f"estimates: they are not known: {first_line(error)}")
+        return ChampionEstimates(problems=problems, fingerprint={"problems": problems})
 
 
 def _publish_new_histograms(
@@ -280,7 +347,7 @@ def publish_reference(model: ModelSpec, state: LedgerState, tenure: ChampionTenu
     tables = [*columns, *([PREDICTIONS] if evaluation else [])]
     document = {"tables": tables, "bins": [vars(column) for column in bins], "problems": problems}
     (folder / f"{_BINS}.json").write_text(json.dumps(document, indent=1) + "\n")
-    _write_histograms(folder / f"{_HISTOGRAMS}.parquet", counted)
+    write_histograms(folder / f"{_HISTOGRAMS}.parquet", counted)
     files = {_BINS: folder / f"{_BINS}.json", _HISTOGRAMS: folder / f"{_HISTOGRAMS}.parquet"}
     # Of two runs, between which features were published anew, the first one wins.
     manifest = dataset.publish(partition, fingerprint, files, inputs, keeps_published=published is None)
@@ -333,7 +400,7 @@ def _publish_histograms(model: ModelSpec, tenure: ChampionTenure, reference: Mon
             inputs, fingerprint = due[period]
             partition = datasets.period_partition(period)
             file = dataset.stage(partition, fingerprint) / f"{_HISTOGRAMS}.parquet"
-            _write_histograms(file, {period: counted.get(period, {})})
+            write_histograms(file, {period: counted.get(period, {})})
             dataset.publish(partition, fingerprint, {_HISTOGRAMS: file}, inputs)
         log.info("%s: histograms are published", calendar.describe(batch))
 
@@ -343,18 +410,19 @@ def publish_record(
     state: LedgerState,
     tenure: ChampionTenure,
     reference: MonitoringReference,
-    performance: ChampionPerformance,
+    evidence: RecordEvidence,
     *,
     only_new_data: bool = False,
 ) -> MonitoringRecord:
-    """Publish, and return, what all published histograms with the reference's bins, and matured labels, show.
+    """Publish, and return, what all published histograms with the reference's bins, matured labels and logs show.
 
     With `only_new_data`, a record of the same data stays.
     """
     dataset, calendar = monitoring_dataset(model.name), feature_spec(model).calendar
     manifests = _find_histograms(model, tenure, reference)
     metric, verdicts = read_performance(state, calendar)
-    record, judged = _judge_periods(model, state, tenure, reference, _read_periods(model, manifests), performance)
+    counted = _read_periods(model, manifests)
+    record, judged = _judge_periods(model, state, tenure, reference, counted, evidence)
     data_inputs = {
         "reference": reference.manifest.content_hash,
         "verdicts": [metric, *((str(point.day), point.value, point.promotes) for point in verdicts)],
@@ -368,7 +436,13 @@ def publish_record(
         ),
     }
     losses = [[str(alarm.opened), *alarm.change_names] for alarm in record.alarms if alarm.rule == "performance"]
-    inputs = {**data_inputs, "performance": performance.fingerprint, "losses": losses}
+    inputs = {
+        **data_inputs,
+        "performance": evidence.performance.fingerprint,
+        "losses": losses,
+        "serving": evidence.serving.fingerprint,
+        "estimates": evidence.estimates.fingerprint,
+    }
     partition, fingerprint = record_partition(tenure.content), compute_fingerprint(inputs)
     published = dataset.manifest(partition)
     if only_new_data and published:
@@ -380,7 +454,7 @@ def publish_record(
         files = {RECORD_FILE: folder / f"{RECORD_FILE}.json", SERIES_FILE: folder / f"{SERIES_FILE}.parquet"}
         files[REPORT_FILE] = folder / f"{REPORT_FILE}.html"
         files[RECORD_FILE].write_text(record.model_dump_json(indent=1) + "\n")
-        files[REPORT_FILE].write_text(_render_report(model, record, judged, metric, verdicts, performance))
+        files[REPORT_FILE].write_text(_render_report(model, record, judged, metric, verdicts, evidence))
         is_data = {name: item[0].names[0].measure != "performance" for name, item in judged.items()}
         _write_series(files[SERIES_FILE], {name: item for name, item in judged.items() if is_data[name]})
         dataset.publish(partition, fingerprint, files, inputs)
@@ -393,11 +467,12 @@ def _render_report(
     judged: JudgedSeries,
     metric: str,
     verdicts: tuple[PerformancePoint, ...],
-    performance: ChampionPerformance,
+    evidence: RecordEvidence,
 ) -> str:
     """Return the page. If performance cannot be drawn, it says so, and shows the rest."""
     try:
-        return render_monitoring_report(create_page(model, record, judged, metric, verdicts, performance))
+        page = create_page(model, record, judged, metric, verdicts, evidence.performance, evidence.estimates)
+        return render_monitoring_report(page)
     except Exception as error:  # of any class: metrics of users may have any values
         log.warning("performance is not drawn", exc_info=error)
         problems = (*record.problems, f"performance is not drawn: {first_line(error)}")
@@ -420,7 +495,7 @@ def _find_histograms(model: ModelSpec, tenure: ChampionTenure, reference: Monito
 def _read_periods(model: ModelSpec, manifests: Mapping[str, Manifest]) -> dict[str, Counted]:
     dataset = monitoring_dataset(model.name)
     counted = {
-        period: _read_histograms(dataset.file_path(manifest, _HISTOGRAMS)) for period, manifest in manifests.items()
+        period: read_histograms(dataset.file_path(manifest, _HISTOGRAMS)) for period, manifest in manifests.items()
     }
     return {period: next(iter(histograms.values()), {}) for period, histograms in counted.items()}
 
@@ -431,10 +506,12 @@ def _judge_periods(
     tenure: ChampionTenure,
     reference: MonitoringReference,
     periods: Mapping[str, Counted],
-    performance: ChampionPerformance,
+    evidence: RecordEvidence,
 ) -> tuple[MonitoringRecord, JudgedSeries]:
-    """Return what the histograms of `periods`, and the performance, show."""
+    """Return what the histograms of `periods`, and the evidence beside them, show."""
+    performance, serving, estimates = evidence.performance, evidence.serving, evidence.estimates
     problems = [*reference.problems, *_period_problems(model, tenure, periods), *performance.problems]
+    problems += [*serving.problems, *estimates.problems]
     judged: JudgedSeries = {}
     for group, series, share in _daily_series(model, reference, periods):
         if series.reference_days < MIN_REFERENCE_DAYS:
@@ -445,6 +522,12 @@ def _judge_periods(
         elif series.names:
             judged[group] = series, judge_days(series, share)
     judged_until = max((judgement.days[-1] for _, judgement in judged.values() if judgement.days), default=None)
+    for group, (series, share) in serving.series.items():
+        try:
+            judged[group] = series, judge_days(series, share)
+        except Exception as error:  # of any class: data has alarms without any log
+            log.warning("%s are not judged", group, exc_info=error)
+            problems.append(f"{group}: no alarms: {first_line(error)}")
     gates = len(monitored_gates(model))
     for metric in performance.metrics:
         if metric.name in performance.not_compared:
@@ -474,6 +557,8 @@ def _judge_periods(
         performance=measured,
         problems=tuple(problems),
         revisions=performance.revisions,
+        serving=serving.summary,
+        estimates=compare_estimates(estimates, performance.metrics),
     )
     return record, judged
 
@@ -701,42 +786,10 @@ def _add_counts(
         target.setdefault(key, {}).update({table: Histogram(rows, 0, np.zeros(0, np.int64)), **histograms})
 
 
-def _write_histograms(file: Path, counted: Mapping[str, Counted]) -> None:
-    rows = [
-        {
-            "period": period,
-            "column": name,
-            "rows": histogram.rows,
-            "missing": histogram.missing,
-            "counts": histogram.counts.tolist(),
-        }
-        for period, histograms in sorted(counted.items())
-        for name, histogram in sorted(histograms.items())
-    ]
-    schema = pa.schema(
-        [
-            ("period", pa.string()),
-            ("column", pa.string()),
-            ("rows", pa.int64()),
-            ("missing", pa.int64()),
-            ("counts", pa.list_(pa.int64())),
-        ]
-    )
-    pq.write_table(pa.Table.from_pylist(rows, schema), file)
-
-
-def _read_histograms(file: Path) -> Mapping[str, Counted]:
-    periods: dict[str, dict[str, Histogram]] = {}
-    for row in pq.read_table(file).to_pylist():
-        histogram = Histogram(row["rows"], row["missing"], np.array(row["counts"], np.int64))
-        periods.setdefault(row["period"], {})[row["column"]] = histogram
-    return periods
-
-
 def _read_reference(dataset: Dataset, manifest: Manifest) -> MonitoringReference:
     document = json.loads(dataset.file_path(manifest, _BINS).read_text())
     bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in document["bins"])
-    periods = _read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
+    periods = read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
     return MonitoringReference(manifest, tuple(document["tables"]), bins, periods, tuple(document["problems"]))
 
 
@@ -780,6 +833,9 @@ def _alarm_record(alarm: Alarm) -> AlarmRecord:
         )
         for changed in alarm.series
     )
-    is_performance = any(changed.name.measure == "performance" for changed in alarm.series)
-    rule: Literal["break", "drift", "performance"] = "performance" if is_performance else alarm.kind
+    rule: Literal["break", "drift", "performance", "skew"] = alarm.kind
+    if any(changed.name.measure == "performance" for changed in alarm.series):
+        rule = "performance"
+    elif any(changed.name.column.startswith(f"{SERVED}.") for changed in alarm.series):
+        rule = "skew"
     return AlarmRecord(rule=rule, opened=alarm.opened, closed=alarm.closed, changes=changes)

@@ -122,11 +122,10 @@ def entry_notification(
             summary = "lost", "critical", f"the champion, version {event.lost_version}, is lost; {now}"
             text = f"{entry.actor}: {event.reason}"
         case ledger.AlarmRaised() as event:
-            title = (
-                f"champion {event.champion} does worse than when it was judged ({event.day})"
-                if event.rule == "performance"
-                else f"the data of champion {event.champion} has changed ({event.rule}, {event.day})"
-            )
+            title = {
+                "performance": f"champion {event.champion} does worse than when it was judged ({event.day})",
+                "skew": f"servers of champion {event.champion} use other features than it learned from ({event.day})",
+            }.get(event.rule, f"the data of champion {event.champion} has changed ({event.rule}, {event.day})")
             summary, text = ("alarm", "warning", title), ", ".join(event.changes)
             link = f"{airflow_url}/evergreen/{model.name}.monitor/monitoring" if airflow_url else None
         case _:

@@ -156,7 +156,7 @@ def _watch(model: ModelSpec, result: Any, _: Results) -> TaskLineage:
 def _measure(model: ModelSpec, _: Any, results: Results) -> TaskLineage:
     from evergreen.lineage_events import monitoring_tasks
 
-    return _monitoring(model, results("watch"), monitoring_tasks.PERFORMANCE_RULES)
+    return _monitoring(model, results("watch"), monitoring_tasks.MEASURE_RULES)
 
 
 def _monitoring(model: ModelSpec, plan: Any, rules: tuple[str, ...]) -> TaskLineage:

@@ -69,6 +69,67 @@ class MaturedMetric:
 
 
 @dataclass(frozen=True)
+class ServedColumnRow:
+    """A line of the table of features that servers used with other values: `share` is that of the rows compared."""
+
+    column: str
+    share: float
+    rows: int
+    cause: str
+    example: str
+
+
+@dataclass(frozen=True)
+class ServingLog:
+    """What the last periods of a serving log show.
+
+    Attributes:
+        first, last: of these periods.
+        rows, duplicates, other_models, sampled: of these, as `evergreen.monitoring.record.ServingRecord` has them.
+        features: that were compared; `differing_features` of them differ in some rows.
+        columns: those with the largest shares.
+        predictions: that were compared; `differing_predictions` of them differ, by `largest_difference` at most.
+        foreign: files that are left out, of `foreign_files`.
+    """
+
+    first: str
+    last: str
+    rows: int
+    duplicates: int
+    other_models: int
+    sampled: int
+    features: int
+    differing_features: int
+    columns: tuple[ServedColumnRow, ...]
+    predictions: int
+    differing_predictions: int
+    largest_difference: float | None
+    foreign_files: int
+    foreign: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EstimateRow:
+    """A metric as it is expected by predictions alone, beside what labels have shown.
+
+    Attributes:
+        days: with an estimate, with `values` (days,).
+        realised_days: with `realised_values` of the same shape; NaN where there is none.
+        error: mean absolute difference of both, on `error_days` days; None: there is none.
+        problem: why there is no estimate; None: there is one.
+    """
+
+    gate: str
+    days: tuple[date, ...]
+    values: NDArray[np.float64]
+    realised_days: tuple[date, ...]
+    realised_values: NDArray[np.float64]
+    error: float | None
+    error_days: int
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class MonitoringPage:
     """What the report shows.
 
@@ -86,6 +147,8 @@ class MonitoringPage:
         row_days: of `rows`.
         evidence: by what was judged together, (days,), in units of the threshold: an alarm at 1.
         evidence_days: by the same.
+        serving: None: no log of a server is known.
+        estimates: of metrics before labels mature; nothing acts on them.
     """
 
     model: str
@@ -107,6 +170,8 @@ class MonitoringPage:
     rows: Mapping[str, NDArray[np.int64]]
     evidence: Mapping[str, NDArray[np.float64]]
     evidence_days: Mapping[str, Sequence[date]]
+    serving: ServingLog | None = None
+    estimates: tuple[EstimateRow, ...] = ()
 
 
 def render_monitoring_report(page: MonitoringPage) -> str:
@@ -120,6 +185,7 @@ def render_monitoring_report(page: MonitoringPage) -> str:
             performance_plot=_plot_performance(page) if page.performance else None,
             matured_plot=_plot_matured(page) if page.matured else None,
             calibration_plot=_plot_calibration(page) if page.calibration else None,
+            estimates_plot=_plot_estimates(page) if any(row.days for row in page.estimates) else None,
             evidence_plot=_plot_evidence(page) if page.evidence else None,
             columns_plot=_plot_columns(page) if page.deviations and page.days else None,
             shown_columns=min(len(page.deviations), MAX_COLUMNS),
@@ -190,6 +256,24 @@ def _plot_calibration(page: MonitoringPage) -> Markup:
         axes.set_ylabel("share of label 1")
         text = ", ".join(f"{a / r:.2f} of {p / r:.2f}" for r, p, a in page.calibration if r)
         return render_svg(figure, f"Calibration on matured labels, share of label 1 of the mean prediction: {text}")
+
+
+def _plot_estimates(page: MonitoringPage) -> Markup:
+    """Draw a panel per metric: the estimate dashed, and what labels have shown as points."""
+    rows = [row for row in page.estimates if row.days]
+    with plot_style():
+        figure = Figure(figsize=(_WIDTH, 2.2 * len(rows) + 0.2), layout="constrained")
+        panels: Any = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, row in zip(panels, rows, strict=True):
+            days = [_position(day) for day in row.days]
+            axes.plot(days, row.values, color="#e69f00", linestyle=(0, (4, 2)), linewidth=1.4, label="estimated")
+            realised = [_position(day) for day in row.realised_days]
+            axes.plot(realised, row.realised_values, ".", color=_GREEN, markersize=5, label="on matured labels")
+            axes.set_ylabel(_shorten(row.gate))
+            axes.xaxis_date()
+            axes.legend(loc="upper left", frameon=False, ncols=2)
+        described = "; ".join(f"{row.gate} {_text(row.values)} on {row.days[-1]}" for row in rows)
+        return render_svg(figure, f"Estimated performance by day, the last one: {described}")
 
 
 def _text(value: NDArray[np.float64] | float | None) -> str:

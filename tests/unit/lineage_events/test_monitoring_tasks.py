@@ -11,7 +11,7 @@ import pytest
 from evergreen import ledger
 from evergreen.lake.datasets import open_dataset, period_partition
 from evergreen.lineage_events.description import TEST_FACET, TaskLineage
-from evergreen.lineage_events.monitoring_tasks import DATA_RULES, PERFORMANCE_RULES, describe_monitoring
+from evergreen.lineage_events.monitoring_tasks import DATA_RULES, MEASURE_RULES, describe_monitoring
 from evergreen.monitoring.record import (
     RECORD_FILE,
     AlarmRecord,
@@ -80,8 +80,11 @@ def test_watch_reads_the_days_since_the_champion_learned(chain: Chain) -> None:
 
 def test_measure_is_about_performance(chain: Chain) -> None:
     publish_record(AlarmRecord(rule="performance", opened=date(2013, 1, 2), closed=None, changes=(CHANGE,)))
-    lineage = describe_monitoring(load_spec(MODEL), PERFORMANCE_RULES)
-    assert alarms_in(lineage) == {"performance": ("fail", "1 open alarms", ["departures.distance level"])}
+    lineage = describe_monitoring(load_spec(MODEL), MEASURE_RULES)
+    assert alarms_in(lineage) == {
+        "performance": ("fail", "1 open alarms", ["departures.distance level"]),
+        "skew": ("pass", "0 open alarms", []),
+    }
 
 
 def test_nothing_is_said_without_a_record(chain: Chain) -> None:

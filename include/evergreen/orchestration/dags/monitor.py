@@ -18,6 +18,14 @@ whose labels come late or are corrected are measured again, which the monitoring
 ten minutes: the next runs measure the others. If it fails, `request_retrain` acts on the alarms that are known, and the
 next run measures what it did not.
 
+**What servers did.** If servers write a [log](../reference/serving-logs.md) of features and predictions, `measure` also
+compares a sample of each period with the offline store, with the model, and with what the champion learned from: the
+alarm is called *skew*. A file of another schema is named, and the others are compared. A retrain would change nothing,
+so no skew asks for one.
+
+**Before labels mature.** The report also shows what metrics of probabilities are expected to be, by predictions alone:
+an estimate, which nothing acts on.
+
 **A rollback.** If `auto_rollback` in the spec asks for it, `compare_previous` compares the champion, for some time
 after its promotion, with the version that it replaced, on the same rows of matured labels. If that is shown to do
 better, it records a request, and `roll_back` makes that version champion again and bars the other: after a person has
@@ -255,7 +263,7 @@ def measure(name: str, plan: XCom) -> None:
         values = (metric.gate, metric.mean, metric.low, metric.high, metric.days, metric.holdout)
         log.info("%s on matured labels: %s (%s – %s), %s days; on the holdout %s", *values)
     for alarm in record.open_alarms:
-        if alarm.rule == "performance":
+        if alarm.rule in ("performance", "skew"):
             log.warning("ALARM %s", alarm.describe())
 
 

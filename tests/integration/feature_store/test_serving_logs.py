@@ -1,0 +1,295 @@
+"""What a real offline store, and a real model, say of what servers have logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xgboost as xgb
+
+from evergreen import ledger
+from evergreen.features.served_after import ServedAfter
+from evergreen.lake.datasets import open_dataset
+from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
+from evergreen.monitoring import served_periods
+from evergreen.monitoring.period_rows import RegisteredModels
+from evergreen.monitoring.record import read_record, read_report
+from evergreen.monitoring.served_days import SERVED_INPUTS, ChampionServing, collect_serving
+from evergreen.monitoring.served_periods import compare_new_logs, read_served
+from evergreen.monitoring.served_reference import SERVED, serving_dataset
+from evergreen.monitoring.service import measure_performance, monitor_periods, preview_record
+from evergreen.monitoring.serving_logs import logs_folder
+from evergreen.periods import Calendar
+from evergreen.registry import versions
+from evergreen.settings import settings
+from evergreen.spec.model import ModelSpec
+from evergreen.storage import put
+from support.ledger_events import day, promotion, verdict_event
+from support.ponds import ZONE, publish
+from support.serving_logs import INPUTS, INSTANT, log_table, write_log
+
+pytestmark = [pytest.mark.integration, pytest.mark.parametrize("online", ["sqlite"], indirect=True)]
+
+END = "2013-01-10"
+AS_OF = 5  # days after 1 January
+
+
+@pytest.fixture
+def champion(ponds: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> xgb.Booster:
+    """A champion with data until 6 January, that is opened without a registry, and the training set it learned from."""
+    for event in (verdict_event(AS_OF), promotion("1", AS_OF, 1)):
+        ledger.append_decision(ponds.name, "ada", lambda _, event=event: event)
+    rng = np.random.default_rng(1)
+    rows = 4000
+    wind, level = rng.random(rows) * 5, rng.random(rows) * 10
+    data = xgb.DMatrix(np.column_stack([wind, level]), label=level > wind, feature_names=list(INPUTS.column_names))
+    booster = xgb.train({"max_depth": 2, "nthread": 1, "objective": "binary:logistic"}, data, 5)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    booster.save_model(folder / "model.ubj")
+    monkeypatch.setattr(RegisteredModels, "open", lambda *_: (folder, INPUTS))
+
+    days = np.array([date(2012, 11, 1) + timedelta(days=number % 60) for number in range(rows)], "datetime64[D]")
+    table = pa.table({"day": days, "wind": wind, "levels__level": level})
+    dataset, partition = open_dataset(f"training_sets/{ponds.name}"), f"as_of={day(AS_OF)}"
+    staged = dataset.stage(partition, "f" * 64)
+    files = {name: staged / f"{name}.parquet" for name in ("train", "holdout")}
+    pq.write_table(table.filter(days < np.datetime64("2012-12-20")), files["train"])
+    pq.write_table(table.filter(days >= np.datetime64("2012-12-20")), files["holdout"])
+    dataset.publish(partition, "f" * 64, files, {"definitions": {}})
+    return booster
+
+
+def state(model: ModelSpec) -> tuple[LedgerState, ChampionTenure]:
+    found = ledger.read_state(model.name)
+    assert found.champion_tenure
+    return found, found.champion_tenure
+
+
+def served_rows(
+    booster: xgb.Booster, model: ModelSpec, number: int, count: int = 24, **changes: Callable[[int], Any]
+) -> pa.Table:
+    """Return the log of a day of January: request n is half an hour into hour n, and all is as it should be."""
+    at = [datetime(2013, 1, number, n % 24, 30, tzinfo=ZoneInfo(ZONE)).astimezone(UTC) for n in range(count)]
+    values = {"wind": lambda n: n / 10, "levels__level": lambda n: number + n % 24 / 100, "pond": lambda n: "ab"[n % 2]}
+    made = {name: [make(n) for n in range(count)] for name, make in (values | changes).items()}
+    inputs = np.array([made["wind"], made["levels__level"]], np.float64).T
+    predicted = booster.predict(xgb.DMatrix(inputs, feature_names=list(INPUTS.column_names)))
+    columns = {name: pa.array(made[name], pa.float64()) for name in ("wind", "levels__level")}
+    columns |= {"pond": pa.array(made["pond"], pa.string()), "request_time": pa.array(at, INSTANT)}
+    columns["prediction"] = pa.array(predicted.astype(np.float64))
+    ids = [f"{number:02}-{n:04}" for n in range(count)]
+    return log_table(ids, columns, content=state(model)[1].content)
+
+
+def write(model: ModelSpec, number: int, table: pa.Table, name: str = "a") -> None:
+    write_log(logs_folder(model.name) / f"day=2013-01-{number:02}/{name}.parquet", table)
+
+
+def compare(model: ModelSpec, end: str = END) -> tuple[list[str], ChampionServing]:
+    found, tenure = state(model)
+    problems = compare_new_logs(model, found, tenure, end)
+    return problems, collect_serving(model, tenure, problems)
+
+
+def test_what_is_served_as_it_is_offline_has_no_skew(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    publish(*range(1, 10))
+    for number in (7, 8):
+        write(ponds, number, served_rows(champion, ponds, number))
+    write(ponds, 8, served_rows(champion, ponds, 8), "delivered again")
+    problems, serving = compare(ponds)
+    assert (problems, serving.problems) == ([], ())
+    assert serving.summary
+    assert (serving.summary.rows, serving.summary.duplicates, serving.summary.sampled) == (48, 24, 48)
+    assert (serving.summary.features, serving.summary.differing_features) == (1, 0)
+    assert (serving.summary.predictions, serving.summary.differing_predictions) == (48, 0)
+    series, _ = serving.series[SERVED_INPUTS]
+    assert {name.column for name in series.names} == {f"{SERVED}.wind", f"{SERVED}.levels__level"}
+    assert (series.reference_days, len(series.days)) == (60, 62)
+    before = {name: serving_dataset(ponds.name).manifest(name) for name in serving_dataset(ponds.name).partitions()}
+    assert compare(ponds)[1].fingerprint == serving.fingerprint
+    after = {name: serving_dataset(ponds.name).manifest(name) for name in serving_dataset(ponds.name).partitions()}
+    assert before == after
+    assert list(before) == ["day=2013-01-07", "day=2013-01-08", f"reference={state(ponds)[1].content[:16]}"]
+
+
+def test_causes_are_named_with_an_example(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    """A server that is a day behind, one that lacks a key, one that serves what has expired, one that is too early."""
+    publish(1, 2, 3, ponds="abz")  # z has left: its last row is older than the ttl on the 8th
+    publish(*range(4, 10))
+    wrong = {**{n: 7 + n / 100 for n in range(10)}, 10: None, 11: 99.0, 12: 3.23}
+
+    def level(number: int) -> float | None:
+        return wrong.get(number, 8 + number / 100)
+
+    def pond(number: int) -> str:
+        return "z" if number == 12 else "ab"[number % 2]
+
+    write(ponds, 8, served_rows(champion, ponds, 8, levels__level=level, pond=pond))
+    problems, serving = compare(ponds)
+    assert not problems
+    (period,) = serving.periods
+    (skew,) = period.skew
+    assert (skew.column, skew.rows) == ("levels__level", 13)
+    assert skew.causes == {
+        "the value of one period earlier: the online store was behind": 10,
+        "the row is older than the view's ttl, and the server did not leave it out": 1,
+        "the server had no value: the key was not in the online store": 1,
+        "no row of the offline store explains it": 1,
+    }
+    assert skew.example == "7.0 served, 8.0 offline, of id '08-0000', at 2013-01-08T05:30:00+00:00, pond 'a'"
+
+
+def test_served_after_counts(ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it, a row is expected later: what a server had before is named."""
+    publish(*range(1, 10))
+    delayed = INPUTS.views["levels"].model_copy(
+        update={"served_after": ServedAfter.declare("6h", Calendar("1d", ZONE))}
+    )
+    inputs = INPUTS.model_copy(update={"views": {"levels": delayed}})
+    folder = RegisteredModels(ponds).open("")[0]
+    monkeypatch.setattr(RegisteredModels, "open", lambda *_: (folder, inputs))
+    write(ponds, 8, served_rows(champion, ponds, 8, count=12))
+    (skew,) = compare(ponds)[1].periods[0].skew
+    assert list(skew.causes) == ["the server had the row before `served_after` lets it be there"]
+
+
+def test_predictions_of_another_model_are_named_with_version_and_rows(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    publish(*range(1, 10))
+    table = served_rows(champion, ponds, 8)
+    wrong = table["prediction"].to_numpy().copy()
+    wrong[[3, 5]] += 0.25
+    wrong[6] = np.nan
+    write(ponds, 8, table.set_column(table.column_names.index("prediction"), "prediction", pa.array(wrong)))
+    _, serving = compare(ponds)
+    (problem,) = serving.problems
+    assert problem.startswith(
+        "serving log: 2013-01-08: 3 of 24 predictions are not what version 1 gives for the logged inputs, by up to "
+        "0.25: ids 08-0003, 08-0005, 08-0006"
+    )
+    assert serving.summary
+    assert serving.summary.differing_predictions == 3
+
+
+def test_hostile_values_keep_no_row_from_being_compared(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    """Infinite inputs are refused by XGBoost with all rows; keys may be any text."""
+    publish(*range(1, 10))
+    table = served_rows(champion, ponds, 8)
+    wind = table["wind"].to_numpy().copy()
+    wind[[1, 2]] = np.inf, -np.inf
+    ponds_of_rows = ["a\x00b", "'; DROP TABLE ids; --", *table["pond"].to_pylist()[2:]]
+    for name, values in (("wind", pa.array(wind)), ("pond", pa.array(ponds_of_rows))):
+        table = table.set_column(table.column_names.index(name), name, values)
+    write(ponds, 8, table)
+    problems, serving = compare(ponds)
+    assert problems == []
+    assert serving.problems == (
+        "serving log: 2013-01-08: 2 rows have infinite inputs: their predictions are not compared",
+    )
+    assert serving.summary
+    assert (serving.summary.predictions, serving.summary.differing_predictions) == (22, 0)
+    (skew,) = serving.periods[0].skew
+    assert (skew.rows, sum(skew.causes.values())) == (2, 2)
+
+
+def test_a_foreign_file_is_named_and_the_rest_is_compared(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    publish(*range(1, 10))
+    table = served_rows(champion, ponds, 8)
+    write(ponds, 8, table)
+    write(ponds, 8, table.drop_columns(["request_time"]), "<b>foreign</b>")
+    write(ponds, 9, table.drop_columns(["wind"]), "all")
+    (logs_folder(ponds.name) / "day=2013-01-08/link.parquet").symlink_to("a.parquet")
+    write(ponds, 20, table)  # no features are published of it
+    problems, serving = compare(ponds, "2013-01-31")
+    assert problems == ["serving log: 2013-01-20: no features are published to compare with"]
+    foreign = [problem for problem in serving.problems if ".parquet" in problem]
+    assert len(foreign) == 3
+    assert any("day=2013-01-08/<b>foreign</b>.parquet: request_time: no such column is found" in p for p in foreign)
+    assert any("day=2013-01-09/all.parquet: wind: no such column is found, a number is expected" in p for p in foreign)
+    assert any("link.parquet: cannot be read" in problem for problem in foreign)
+    assert [period.rows for period in serving.periods] == [24, 0]
+
+
+def test_a_log_in_an_object_store_is_read(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish(*range(1, 10))
+    monkeypatch.setenv("EVERGREEN_SERVING_LOGS", "memory://logs-of-servers")
+    settings.cache_clear()
+    file = write_log(tmp_path / "log.parquet", served_rows(champion, ponds, 8))
+    put(logs_folder(ponds.name) / "day=2013-01-08/a.parquet", file.read_bytes())
+    put(logs_folder(ponds.name) / "day=2013-01-08/b.parquet", b"no Parquet")
+    problems, serving = compare(ponds)
+    assert problems == []
+    assert serving.summary
+    assert (serving.summary.rows, serving.summary.foreign_files, serving.summary.differing_features) == (24, 1, 0)
+
+
+def test_what_fails_of_a_period_keeps_no_other_from_being_compared(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(*range(1, 10))
+    for number in (7, 8, 9):
+        write(ponds, number, served_rows(champion, ponds, number))
+    join = served_periods.join_as_learned
+
+    def fail(*arguments: Any, **options: Any) -> pa.Table:
+        if "day=2013-01-09" not in arguments[3]:
+            raise OSError("no such table")
+        return join(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served_periods, "join_as_learned", fail)
+        problems, serving = compare(ponds)
+    assert problems == ["serving log: 2 days, 2013-01-07 – 2013-01-08: it cannot be compared: no such table"]
+    assert [period.period for period in serving.periods] == ["2013-01-09"]
+    found, tenure = state(ponds)
+    seconds = iter([0.0, 0.0, 1e9])
+    problems = compare_new_logs(ponds, found, tenure, END, clock=lambda: next(seconds))
+    assert problems == ["serving log: 1 more periods are compared by the next runs"]
+    assert compare(ponds)[0] == []
+    assert len(read_served(ponds, tenure.content, [])[1]) == 3
+
+
+def test_a_skew_is_an_alarm_and_on_the_page(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    """It is raised once, by the watching of data and performance that is there anyway; nobody retrains for it."""
+    publish(*range(1, 10))
+    write(ponds, 8, served_rows(champion, ponds, 8, levels__level=lambda n: 7 + n / 100))
+    write(ponds, 9, served_rows(champion, ponds, 9).drop_columns(["wind"]), "<script>")
+    record = measure_performance(ponds, END, "ada")
+    assert record
+    (alarm,) = record.open_alarms
+    assert (alarm.rule, str(alarm.opened), alarm.change_names) == (
+        "skew", "2013-01-08", (f"{SERVED}.levels__level skew",)
+    )  # fmt: skip
+    assert record.serving
+    assert (record.serving.columns[0].share, record.serving.foreign_files) == (1.0, 1)
+    assert measure_performance(ponds, END, "ada") == record == read_record(ponds.name, record.champion_content)
+    watched = monitor_periods(ponds, END, "ada")
+    assert watched
+    assert (watched.serving, watched.alarms) == (record.serving, record.alarms)
+    raised = [entry.event for entry in ledger.read_state(ponds.name).entries if isinstance(entry.event, AlarmRaised)]
+    assert [event.rule for event in raised] == ["skew"]
+    page = read_report(ponds.name, record.champion_content)
+    assert page
+    assert b"<script>" not in page
+    assert b"&lt;script&gt;.parquet: wind: no such column is found" in page
+    assert b"1 of 1 features differ in some rows" in page
+    assert b"7.0 served, 8.0 offline, of id &#39;08-0000&#39;" in page
+    preview = preview_record(ponds, "2013-01-08", with_performance=True)
+    assert preview
+    assert (preview.serving, preview.open_alarms) == (None, ())
+
+
+def test_without_a_log_nothing_is_opened(ponds: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    for event in (verdict_event(AS_OF), promotion("1", AS_OF, 1)):
+        ledger.append_decision(ponds.name, "ada", lambda _, event=event: event)
+    monkeypatch.setattr(versions, "open_model", lambda *_: pytest.fail("a model is opened"))
+    assert compare(ponds) == ([], ChampionServing())
