@@ -13,8 +13,8 @@ from evergreen.backtest import drift
 from evergreen.backtest.cache import BacktestCache, BacktestCandidate
 from evergreen.backtest.drift import RetrainsOnDrift, record_before
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, simulate_policy
+from evergreen.features.inputs import published_manifests
 from evergreen.lake.datasets import Manifest, period_partition
-from evergreen.monitoring import service
 from evergreen.monitoring.service import monitor_periods, preview_record
 from evergreen.periods import Duration
 from evergreen.promotion import retraining
@@ -52,7 +52,7 @@ def spec(**policy: object) -> ModelSpec:
 
 def candidates(dates: tuple[int, ...], train: int = AS_OF - FIRST) -> dict[str, BacktestCandidate]:
     """Return candidates of these dates, each of all features of `train` days before."""
-    published = service.published_manifests(spec(), [day(number) for number in range(FIRST, END)])
+    published = published_manifests(spec(), [day(number) for number in range(FIRST, END)])
     made = {}
     for number in dates:
         learned = {period_partition(day(n)): published[day(n)].content_hash for n in range(number - train, number)}
@@ -73,8 +73,8 @@ def walk(folder: Path, model: ModelSpec, dates: tuple[int, ...] = WEEKLY) -> tup
 def promote_first(model: ModelSpec) -> ModelSpec:
     """Make the model of `AS_OF` champion of the real ledger; return a spec that learns from the days until then."""
     event = verdict_event(AS_OF).model_copy(update={"candidate_inputs": INPUTS})
-    for item in (event, promotion("1", AS_OF, 1)):
-        ledger.append_decision(MODEL, "ada", lambda _, item=item: item)
+    ledger.append_decision(MODEL, "ada", lambda _: event)
+    ledger.append_decision(MODEL, "ada", lambda _: promotion("1", AS_OF, 1))
     return model.model_copy(update={"train": Duration(AS_OF - model.holdout.count, "d")})
 
 
