@@ -272,7 +272,7 @@ def _describe_request(state: LedgerState) -> str | None:
 
 
 def _describe_rollback(state: LedgerState, model: ModelSpec) -> str | None:
-    entry = rollback_rules.find_pending_request(state)
+    entry = rollback_rules.find_pending_rollback(state)
     if entry is None:
         return None
     request = rollback_rules.read_request(state, entry.number)

@@ -41,7 +41,7 @@ def read_request(state: LedgerState, number: int) -> RollbackRequested:
     raise LedgerError(f"entry {number} of the ledger asks for no rollback")
 
 
-def find_pending_request(state: LedgerState) -> LedgerEntry | None:
+def find_pending_rollback(state: LedgerState) -> LedgerEntry | None:
     """Return the newest request if it is about the present champion, and was neither followed nor rejected."""
     entry = state.entries.find_last(RollbackRequested)
     if entry is None or state.entries.find_last(RollbackRejected, request_entry=entry.number):

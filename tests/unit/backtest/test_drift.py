@@ -15,6 +15,7 @@ from evergreen.backtest.drift import RetrainsOnDrift, record_before
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, simulate_policy
 from evergreen.features.inputs import published_manifests
 from evergreen.lake.datasets import Manifest, period_partition
+from evergreen.monitoring.record import AlarmRecord, ChangeRecord, MonitoringRecord
 from evergreen.monitoring.service import monitor_periods, preview_record
 from evergreen.periods import Duration
 from evergreen.promotion import retraining
@@ -113,6 +114,25 @@ def test_what_was_known_of_a_day_depends_on_no_later_one() -> None:
         assert then
         cut = record_before(whole, date.fromisoformat(day(number)))
         assert cut.alarms == then.alarms
+
+
+def test_an_alarm_is_open_until_the_day_on_which_it_closes_is_over() -> None:
+    days = [date.fromisoformat(day(number)) for number in range(30)]
+    change = ChangeRecord(column="departures.distance", measure="level", deviation=9.0, effect=0.4)
+    alarm = AlarmRecord(rule="drift", opened=days[5], closed=days[20], changes=(change,))
+    record = MonitoringRecord(
+        champion_version="1",
+        champion_content="0" * 64,
+        as_of=day(0),
+        reference_days=60,
+        judged_until=days[29],
+        periods=30,
+        alarms=(alarm,),
+        problems=(),
+    )
+    open_days = [end for end in range(1, 30) if record_before(record, days[end]).open_alarms]
+    assert open_days == list(range(6, 21))
+    assert record_before(record, days[5]).alarms == ()
 
 
 def test_dates_to_come_change_nothing(tmp_path: Path) -> None:
