@@ -34,27 +34,30 @@ _DATA_RULES = ("break", "drift")
 
 
 class RetrainsOnDrift:
-    """A walk through the dates of a backtest, oldest first, with the candidates that alarms ask for.
-
-    Attributes:
-        notes: what of it is not as the spec says, or could not be known.
-    """
+    """A walk through the dates of a backtest, oldest first, with the candidates that alarms ask for."""
 
     def __init__(self, model: ModelSpec, candidates: Mapping[str, BacktestCandidate], cache: BacktestCache):
-        policy, self.notes = _data_policy(model)
+        policy, self._notes = _data_policy(model)
         self._model = model.model_copy(update={"retrain_on": policy})
         self._candidates, self._cache = candidates, cache
         self._calendar = feature_spec(model).calendar
         self._ledger = SimulatedLedger(self._model)
         self._features, known_later = find_features(model, candidates)
         if known_later:
-            self.notes.append(
+            self._notes.append(
                 f"features of {self._calendar.describe(known_later)} are not those that the candidates were made from: "
                 "these days are not watched; backfill with `--reprocess-behavior completed`"
             )
         self._code = fingerprints.code_of(("evergreen.monitoring.histograms",), ("duckdb",))
         self._walked_until = ""
         self._references = dict[str, ReferenceCounts]()
+        self._problems = dict[str, tuple[str, ...]]()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what of the walk so far is not as the spec says, or could not be known."""
+        problems = (f"model of {as_of}: {problem}" for as_of, items in self._problems.items() for problem in items)
+        return (*self._notes, *problems)
 
     def deploy(self, candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
         """Deploy the first candidate, and each that open alarms have asked for since the date before."""
@@ -93,7 +96,7 @@ class RetrainsOnDrift:
             periods |= self._count(reference, manifests)
         state = self._ledger.state
         record, _ = service.judge_periods(self._model, state, tenure, reference, periods, ChampionPerformance())
-        self.notes += [problem for problem in record.problems if problem not in self.notes]
+        self._problems[live.as_of] = record.problems  # the newest ones: they name the same days, and later ones
         return record
 
     def _reference(self, live: BacktestPoint, tenure: ChampionTenure) -> ReferenceCounts:

@@ -255,7 +255,7 @@ def _build_results(
         policies=(),
     )
     summaries = (_summarize_policy(name, results, deployed, values) for name, deployed in deployments.items())
-    notes = {"on_drift": tuple(on_drift.notes)}
+    notes = {"on_drift": on_drift.notes}
     policies_with_notes = (item.model_copy(update={"notes": notes.get(item.name, ())}) for item in summaries)
     return results.model_copy(update={"policies": tuple(policies_with_notes)})
 

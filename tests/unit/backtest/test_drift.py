@@ -84,7 +84,7 @@ def test_an_alarm_has_the_next_candidate_deployed(tmp_path: Path) -> None:
     assert [item.point.as_of for item in deployed] == [day(AS_OF), day(54)]
     # The day of the break is over when the next one begins: the monitor asks then, and the date comes three days later.
     assert deployed[1].reason.startswith(f"as of {day(BROKEN + 1)}: break since {day(BROKEN)}: departures.distance")
-    assert policy.notes == []
+    assert policy.notes == ()
     assert [item.point.as_of for item in walk(tmp_path, spec(alarms=["drift"]))[1]][:1] == [day(AS_OF)]
 
 
@@ -157,7 +157,7 @@ def test_notes_say_what_is_not_as_the_spec_says(tmp_path: Path) -> None:
     assert "names no alarms of data" in policy.notes[0]
     assert len(deployed) > 1  # breaks may ask by default
     policy, _ = walk(tmp_path, spec(alarms=["performance", "drift"]))
-    assert policy.notes == ["alarms of performance are not simulated"]
+    assert policy.notes == ("alarms of performance are not simulated",)
 
 
 def test_features_that_were_published_again_are_not_watched(tmp_path: Path) -> None:
@@ -176,7 +176,8 @@ def test_too_short_a_reference_is_said(tmp_path: Path) -> None:
     made, model = candidates(WEEKLY, train=10), spec(alarms=["break"])
     policy = RetrainsOnDrift(model, made, BacktestCache(model, made, tmp_path))
     assert len(simulate_policy([item.point for item in made.values()], policy.deploy)) == 1
-    assert "10 days are known to compare with, and 28 are needed" in " ".join(policy.notes)
+    (note,) = policy.notes
+    assert note == f"model of {day(AS_OF)}: inputs: no alarms yet: 10 days are known to compare with, and 28 are needed"
 
 
 def test_the_cooldown_of_promotions_holds(tmp_path: Path) -> None:
