@@ -47,7 +47,7 @@ def build_features(until: str) -> None:
 
 
 def walk(until: str) -> None:
-    from evergreen import backtest
+    from evergreen.backtest import service
     from evergreen.feature_store import training_sets
     from evergreen.spec.loader import feature_spec, load_spec
     from evergreen.training.backends import process
@@ -55,7 +55,10 @@ def walk(until: str) -> None:
 
     model = load_spec(NAME)
     calendar, as_of = feature_spec(model).calendar, FIRST_DATE
+    update_report, service._update_report = service._update_report, lambda *_: True  # once, of the last candidate
     while as_of <= until:
+        if calendar.shift(as_of, 7) > until:
+            service._update_report = update_report
         start = as_of
         for duration in model.history:
             start = calendar.period_before(start, duration)
@@ -63,7 +66,7 @@ def walk(until: str) -> None:
         examples = training_sets.build_training_set(model, window)
         source = training_sets.training_set_dataset(model)
         candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))
-        backtest.add_candidate(model, as_of, examples, candidate)
+        service.add_candidate(model, as_of, examples, candidate)
         print(as_of, flush=True)
         as_of = calendar.shift(as_of, 7)
 

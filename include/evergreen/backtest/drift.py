@@ -6,6 +6,7 @@ asks on that day; the candidate of the next date of the backtest is what such a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from itertools import pairwise
@@ -31,6 +32,7 @@ from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec, RetrainPolicy
 
 _DATA_RULES = ("break", "drift")
+_ENTRY = re.compile(r" \(alarm in entry \d+\)")  # of the ledger of the walk, which nobody can read
 
 
 class RetrainsOnDrift:
@@ -76,7 +78,7 @@ class RetrainsOnDrift:
             record = record_before(newest, self._calendar.date_of(end))
             alarms = [service.alarm_event(record, alarm, {}) for alarm in record.alarms]
             if request := self._ledger.request_retrain(record, alarms, end):
-                return f"as of {end}: {request.cause}"
+                return f"as of {end}: {_ENTRY.sub('', request.cause)}"
         return None
 
     def _ends_of_days(self, start: str, end: str) -> Iterator[str]:

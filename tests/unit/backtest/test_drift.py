@@ -84,6 +84,7 @@ def test_an_alarm_has_the_next_candidate_deployed(tmp_path: Path) -> None:
     assert [item.point.as_of for item in deployed] == [day(AS_OF), day(54)]
     # The day of the break is over when the next one begins: the monitor asks then, and the date comes three days later.
     assert deployed[1].reason.startswith(f"as of {day(BROKEN + 1)}: break since {day(BROKEN)}: departures.distance")
+    assert "entry" not in deployed[1].reason
     assert policy.notes == ()
     assert [item.point.as_of for item in walk(tmp_path, spec(alarms=["drift"]))[1]][:1] == [day(AS_OF)]
 
@@ -101,7 +102,7 @@ def test_requests_are_those_of_the_monitor(tmp_path: Path) -> None:
             asked.add((entry.event.as_of, entry.event.cause.split(" (alarm")[0]))
     _, deployed = walk(tmp_path, model)
     as_of, cause = deployed[1].reason.removeprefix("as of ").split(": ", 1)
-    assert asked == {(as_of, cause.split(" (alarm")[0])}
+    assert asked == {(as_of, cause)}
 
 
 def test_what_was_known_of_a_day_depends_on_no_later_one() -> None:
