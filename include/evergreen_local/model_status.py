@@ -21,6 +21,7 @@ from evergreen.lake import datasets
 from evergreen.ledger import LedgerState, RetrainRefused, RetrainRequested, VerdictRecorded
 from evergreen.monitoring.record import MonitoringRecord, read_record
 from evergreen.periods import Calendar
+from evergreen.promotion import rollback_rules
 from evergreen.promotion.challengers import challenger_wait
 from evergreen.promotion.freshness import champion_due, features_due, find_missing_periods
 from evergreen.spec.loader import feature_spec, load_spec
@@ -91,6 +92,7 @@ class ModelStatus:
         monitored_until: the last day on which the champion's data was compared with that it was made from.
         open_alarms: what has changed since and has not returned; or why that is not known.
         retrain_request: what open alarms last asked for, or why they may not; None if they never did.
+        rollback_request: the rollback that matured labels ask for, and what it waits for; None if there is none.
         runs_problem: why nobody knows what runs.
     """
 
@@ -105,6 +107,7 @@ class ModelStatus:
     monitored_until: date | None = None
     open_alarms: tuple[str, ...] = ()
     retrain_request: str | None = None
+    rollback_request: str | None = None
     dags: tuple[DagStatus, ...] = ()
     runs_problem: str | None = None
 
@@ -142,6 +145,7 @@ def collect_model_status(model: ModelSpec, now: datetime) -> ModelStatus:
         monitored_until=record.judged_until if record else None,
         open_alarms=alarms,
         retrain_request=_describe_request(state),
+        rollback_request=_describe_rollback(state, model),
         dags=dags,
         runs_problem=problem,
     )
@@ -208,6 +212,8 @@ def describe_status(status: ModelStatus, calendar: Calendar, now: datetime) -> l
     lines += [f"ALARM: {alarm}" for alarm in status.open_alarms]
     if status.retrain_request:
         lines.append(f"alarms and retrains: {status.retrain_request}")
+    if status.rollback_request:
+        lines.append(f"ROLLBACK: {status.rollback_request}")
     if status.predictions_until:
         lines.append(f"batch predictions: until {status.predictions_until}")
     if status.runs_problem:
@@ -263,6 +269,20 @@ def _describe_request(state: LedgerState) -> str | None:
         return f"one as of {entry.event.as_of} was asked for in entry {entry.number}: {entry.event.cause}"
     assert isinstance(entry.event, RetrainRefused)
     return f"none as of {entry.event.as_of}, in entry {entry.number}: {entry.event.reason}"
+
+
+def _describe_rollback(state: LedgerState, model: ModelSpec) -> str | None:
+    entry = rollback_rules.find_pending_rollback(state)
+    if entry is None:
+        return None
+    request = rollback_rules.read_request(state, entry.number)
+    if obstacle := rollback_rules.find_obstacle(state, model, request):
+        wait = f"it is held back: {obstacle}"
+    elif model.approval:
+        wait = f"it waits for approval, in {model.name}.monitor"
+    else:
+        wait = f"it follows in {model.name}.monitor"
+    return f"one as of {request.as_of} was asked for in entry {entry.number}, and {wait}: {request.reason}"
 
 
 def _newest_verdict(state: LedgerState) -> VerdictStatus | None:

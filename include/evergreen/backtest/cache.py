@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evergreen import storage
-from evergreen.backtest.statistics import DriftTest, ScoredSample, backtest_metric, run_drift_test
+from evergreen.backtest.statistics import LossTest, ScoredSample, backtest_metric, run_loss_test
 from evergreen.backtest.walk_forward import BacktestPoint, MeasurementPeriod
 from evergreen.errors import Fault, SpecError
 from evergreen.evaluation.labels import compute_labels
@@ -155,7 +155,7 @@ class BacktestCache:
             )
             return judge_evidence(gates, evidence, past_comparisons).model_dump(mode="json")
 
-        return Verdict.model_validate(self._cached("verdict", inputs, compute))
+        return Verdict.model_validate(self.cached("verdict", inputs, compute))
 
     def labelled_periods(self, as_of: str) -> tuple[str, str]:
         """Return the periods first ≤ period < end that a candidate is judged on."""
@@ -166,7 +166,7 @@ class BacktestCache:
         """Return the metric of `model` on the labelled rows of `period`."""
         holdout = self._holdout_date(period)
         inputs = {**self._cache_inputs(model.as_of, holdout), "start": period.start, "metric": self._metric}
-        return self._cached(
+        return self.cached(
             "metric",
             inputs,
             lambda: backtest_metric(
@@ -174,7 +174,7 @@ class BacktestCache:
             ),
         )
 
-    def drift_test(self, model: BacktestPoint, period: MeasurementPeriod) -> DriftTest | None:
+    def loss_test(self, model: BacktestPoint, period: MeasurementPeriod) -> LossTest | None:
         """Compare `model` in `period` with itself on its own holdout."""
         holdout = self._holdout_date(period)
         inputs = {
@@ -187,11 +187,11 @@ class BacktestCache:
         def compute() -> dict[str, Any] | None:
             holdout_sample = self._scored_rows(model, model.holdout_start, model.as_of)
             recent_sample = self._scored_rows(model, period.start, holdout)
-            test = run_drift_test(self._gate, holdout_sample, recent_sample, self._model.prediction_type)
+            test = run_loss_test(self._gate, holdout_sample, recent_sample, self._model.prediction_type)
             return asdict(test) if test else None
 
-        stored = self._cached("drift", inputs, compute)
-        return stored and DriftTest(**stored)
+        stored = self.cached("loss", inputs, compute)
+        return stored and LossTest(**stored)
 
     def count_rows(self, period: MeasurementPeriod) -> dict[str, Any]:
         """Return the number of labelled `rows` in a period, and among them the `positive_share` of label 1."""
@@ -205,7 +205,7 @@ class BacktestCache:
             has_share = label.size and self._model.kind in (None, "binary")
             return {"rows": label.size, "positive_share": float(label.mean()) if has_share else None}
 
-        return self._cached("rows", inputs, compute)
+        return self.cached("rows", inputs, compute)
 
     def _holdout_date(self, period: MeasurementPeriod) -> str:
         """Return the date whose holdout has the rows of `period`."""
@@ -331,7 +331,7 @@ class BacktestCache:
     def _holdout_fingerprint(self, as_of: str) -> str:
         return self._candidates[as_of].training_set.files["holdout"].sha256
 
-    def _cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+    def cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """Return the JSON value that `compute` returned the first time it was called with these inputs."""
         file = self._folder / f"{kind}-{fingerprints.compute_fingerprint(inputs)[:32]}.json"
         try:

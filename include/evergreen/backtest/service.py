@@ -17,6 +17,7 @@ from evergreen.backtest.cache import BacktestCache, BacktestCandidate, cache_cod
 from evergreen.backtest.simulated_ledger import SimulatedLedger
 from evergreen.backtest.statistics import mean_with_bounds
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, DeploymentPolicy, MeasurementPeriod
+from evergreen.backtest.watched_features import find_features
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import days_from
@@ -46,6 +47,11 @@ _POLICIES = {
     "monthly": ("monthly", "train and deploy when the last deployment was at least 28 days ago"),
     "on_drift": (
         "on drift",
+        "train and deploy when alarms of monitoring about the live model's inputs ask for a retrain, with cooldown and "
+        "budget of retrain_on",
+    ),
+    "on_loss": (
+        "on loss",
         "train and deploy when the live model's metric in the latest period is below that on its own holdout, with "
         "95 % confidence",
     ),
@@ -129,12 +135,19 @@ def _update_report(model: ModelSpec, dataset: datasets.Dataset, spec_fingerprint
     manifests = dataset.manifests()
     included = [manifest for manifest in manifests if manifest.inputs["spec"] == spec_fingerprint]
     excluded = len(manifests) - len(included)
+    candidates = {}
+    for manifest in included:
+        files = (dataset.file_path(manifest, name) for name in ("training_set", "candidate"))
+        loaded = BacktestCandidate(*(datasets.Manifest.from_json(file.read_text()) for file in files))
+        candidates[loaded.point.as_of] = loaded
     fingerprint = fingerprints.compute_fingerprint(
         {
             "model": [model.name, model.description],
             "spec": spec_fingerprint,
             "points": [point.fingerprint for point in included],
             "left_out": excluded,
+            "features": {period: item.content_hash for period, item in find_features(model, candidates)[0].items()},
+            "retrains": [model.retrain_on.model_dump(mode="json"), str(model.cooldown)],
             "code": report_code(model),
         }
     )
@@ -144,11 +157,6 @@ def _update_report(model: ModelSpec, dataset: datasets.Dataset, spec_fingerprint
         is_current = stored and BacktestResults.model_validate_json(stored.data).fingerprint == fingerprint
         if is_current and storage.file_exists(report_file):
             return True
-    candidates = {}
-    for manifest in included:
-        files = (dataset.file_path(manifest, name) for name in ("training_set", "candidate"))
-        loaded = BacktestCandidate(*(datasets.Manifest.from_json(file.read_text()) for file in files))
-        candidates[loaded.point.as_of] = loaded
     cache = BacktestCache(model, candidates, settings().cache / "backtests" / model.name / "cache")
     results = _build_results(model, candidates, cache, fingerprint, spec_fingerprint, excluded)
     page, data = backtest.render_backtest_report(results).encode(), f"{results.model_dump_json(indent=1)}\n".encode()
@@ -171,6 +179,8 @@ def _build_results(
     spec_fingerprint: str,
     excluded_candidates: int,
 ) -> BacktestResults:
+    from evergreen.backtest.drift import RetrainsOnDrift  # loads Feast, which takes seconds
+
     gate = comparison_gate(model)
     points = walk_forward.sort_points([candidate.point for candidate in candidates.values()])
     periods = walk_forward.measurement_periods(points)
@@ -197,8 +207,8 @@ def _build_results(
         )
         return reason if promoted else None
 
-    def describe_drift(live: BacktestPoint, period: MeasurementPeriod) -> str | None:
-        test = cache.drift_test(live, period)
+    def describe_loss(live: BacktestPoint, period: MeasurementPeriod) -> str | None:
+        test = cache.loss_test(live, period)
         if test is None or not test.is_significant:
             return None
         return (
@@ -206,11 +216,13 @@ def _build_results(
             f"{period.start} until {period.end}: at 95 % confidence at least {-(test.upper_bound or 0):.4g} worse"
         )
 
+    on_drift = RetrainsOnDrift(model, candidates, cache)
     policies: dict[str, DeploymentPolicy] = {
         "gates": deploy_by_gates,
         "every_date": walk_forward.deploy_every_date,
         "monthly": walk_forward.deploy_monthly,
-        "on_drift": walk_forward.deploy_on_drift(points, describe_drift),
+        "on_drift": on_drift.deploy,
+        "on_loss": walk_forward.deploy_on_loss(points, describe_loss),
         "never": walk_forward.deploy_first_only,
     }
     deployments = {name: walk_forward.simulate_policy(points, policy) for name, policy in policies.items()}
@@ -243,7 +255,9 @@ def _build_results(
         policies=(),
     )
     summaries = (_summarize_policy(name, results, deployed, values) for name, deployed in deployments.items())
-    return results.model_copy(update={"policies": tuple(summaries)})
+    notes = {"on_drift": on_drift.notes}
+    policies_with_notes = (item.model_copy(update={"notes": notes.get(item.name, ())}) for item in summaries)
+    return results.model_copy(update={"policies": tuple(policies_with_notes)})
 
 
 def _summarize_policy(

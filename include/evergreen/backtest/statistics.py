@@ -1,4 +1,4 @@
-"""Drift of a live model, and bounds of a mean over periods; both by the bootstrap."""
+"""Loss of a live model, and bounds of a mean over periods; both by the bootstrap."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHUNK_SIZE = 2**19  # numbers per array while resampling: 4 MiB
 
 
 @dataclass(frozen=True)
-class DriftTest:
+class LossTest:
     """A model's metric on its own holdout and recently; `change` is positive if the model got better.
 
     `upper_bound` of the change is at 95 % confidence; None if the model did not get worse, or if it does not exist.
@@ -80,12 +80,12 @@ def backtest_metric(gate: MetricGate, sample: ScoredSample, prediction: Predicti
     return value if isfinite(value) else None
 
 
-def run_drift_test(
+def run_loss_test(
     gate: MetricGate,
     holdout_sample: ScoredSample,
     recent_sample: ScoredSample,
     prediction: PredictionType | None = None,
-) -> DriftTest | None:
+) -> LossTest | None:
     """Compare a model with itself, by the metric of `gate`: labels, scores and days (n,) at deployment, (m,) recently.
 
     The two-sample bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 8): days of
@@ -104,14 +104,14 @@ def run_drift_test(
     sign = 1 if gate.scale.higher_is_better else -1
     change = sign * (recent_value - holdout_value)
     if change >= 0:
-        return DriftTest(holdout_value, recent_value, change, None)
+        return LossTest(holdout_value, recent_value, change, None)
     try:
         draws = [_resample_metric(gate, prediction, sample) for sample in (holdout_sample, recent_sample)]
     except NotComputedError as error:  # a metric of the model folder may exist for all days, and not without some
         log.warning("No bound of the change in %s: %s", gate.metric, error)
-        return DriftTest(holdout_value, recent_value, change, None)
+        return LossTest(holdout_value, recent_value, change, None)
     bound = float(np.quantile(sign * (draws[1] - draws[0]), CONFIDENCE))
-    return DriftTest(holdout_value, recent_value, change, None if np.isnan(bound) else bound)
+    return LossTest(holdout_value, recent_value, change, None if np.isnan(bound) else bound)
 
 
 def _resample_metric(gate: MetricGate, prediction: PredictionType | None, sample: ScoredSample) -> FloatArray:

@@ -115,10 +115,10 @@ def deploy_first_only(_candidate: BacktestPoint, live: BacktestPoint | None) -> 
     return "the first candidate" if live is None else None
 
 
-def deploy_on_drift(
-    points: Sequence[BacktestPoint], describe_drift: Callable[[BacktestPoint, MeasurementPeriod], str | None]
+def deploy_on_loss(
+    points: Sequence[BacktestPoint], describe_loss: Callable[[BacktestPoint, MeasurementPeriod], str | None]
 ) -> DeploymentPolicy:
-    """Deploy a candidate when `describe_drift` describes a drift of the live model in the period that ends then."""
+    """Deploy a candidate when `describe_loss` describes a loss of the live model in the period that ends then."""
     periods_by_end = {period.end: period for period in measurement_periods(points)}
 
     def deploy(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
@@ -126,6 +126,6 @@ def deploy_on_drift(
             return "the first candidate"
         latest = periods_by_end.get(candidate.holdout_end)
         # With a label delay, nothing may be known yet of the days since it is live.
-        return describe_drift(live, latest) if latest and live.as_of <= latest.start else None
+        return describe_loss(live, latest) if latest and live.as_of <= latest.start else None
 
     return deploy

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 
@@ -73,6 +74,12 @@ class AirflowClient:
             faults.partition(": ")[2] if separator and not faults.startswith("Traceback") else trace.splitlines()[-1]
         )
         return f"{error['filename']}: {cause}"
+
+    def connection(self, connection_id: str) -> Json | None:
+        """Return a connection of Airflow's database, without its password; None if there is no such one."""
+        path = f"/api/v2/connections/{quote(connection_id, safe='')}"
+        connection: Json | None = self._request("GET", path, allow_missing=True)
+        return connection
 
     def paused_dags(self, tag: str) -> list[str]:
         """Return the ids of the paused DAGs with this tag."""

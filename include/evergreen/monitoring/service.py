@@ -90,18 +90,16 @@ JudgedSeries = dict[str, tuple[DailySeries, Judgement]]
 
 
 @dataclass(frozen=True)
-class MonitoringReference:
+class ReferenceCounts:
     """What periods are compared with.
 
     Attributes:
-        manifest: as published.
         tables: whose rows are counted, those with `bins` and the spine.
         bins: of the inputs and of the predictions.
         periods: histograms of the periods that the champion was made from, oldest first; and `PREDICTIONS`, those of
             its predictions of its holdout.
     """
 
-    manifest: Manifest
     tables: tuple[str, ...]
     bins: tuple[ColumnBins, ...]
     periods: Mapping[str, Counted]
@@ -115,6 +113,13 @@ class MonitoringReference:
     def select_bins(self, *tables: str) -> list[ColumnBins]:
         """Return the bins of the columns of these tables."""
         return [column for column in self.bins if column.table in tables]
+
+
+@dataclass(frozen=True)
+class MonitoringReference(ReferenceCounts):
+    """That of a champion, as `manifest` has published it."""
+
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def preview_record(model: ModelSpec, end: str, *, with_performance: bool = False
             _collect_serving(model, tenure, (), preview_end=end),
             _collect_estimates(model, tenure, (), preview_end=end),
         )
-    return _judge_periods(model, state, tenure, reference, _read_periods(model, earlier), evidence)[0]
+    return judge_periods(model, state, tenure, reference, _read_periods(model, earlier), evidence)[0]
 
 
 def _measure_periods(model: ModelSpec, state: LedgerState, end: str, *, is_preview: bool = False) -> MeasuredPeriods:
@@ -315,26 +320,15 @@ def publish_reference(model: ModelSpec, state: LedgerState, tenure: ChampionTenu
     fingerprint = compute_fingerprint(inputs)
     if current := dataset.find(partition, fingerprint):
         return _read_reference(dataset, current)
-    problems, counted, bins = list[str](), dict[str, dict[str, Histogram]](), list[ColumnBins]()
-    columns = _input_columns(model, state, tenure, manifests, problems)
+    problems = list[str]()
+    columns = input_columns(model, state, tenure, manifests, problems)
     if not manifests:
         problems.append(
             f"no features of {start} – {tenure.as_of} are published any more, which the champion learned from"
         )
     folder = dataset.stage(partition, fingerprint)
     with open_database() as database:
-        for table, names in columns.items():
-            files = _table_files(model, table, manifests)
-            rows = sum(manifest.files[table].rows or 0 for manifest in manifests.values() if table in manifest.files)
-            found_bins = (
-                find_bins(database, table, list(files.values()), names, rows, times={_TIME: calendar.timezone})
-                if files and rows
-                else []
-            )
-            bins += found_bins
-            if files:
-                problems += _unbinned_problems(table, names, found_bins)
-            _add_counts(counted, table, count_by_bin(database, found_bins, files) if files else {})
+        bins, counted = learn_inputs(database, model, columns, manifests, problems)
         if evaluation:
             with _holdout_predictions(database, model, evaluation, folder) as (file, names):
                 rows = pq.read_metadata(file).num_rows
@@ -352,6 +346,45 @@ def publish_reference(model: ModelSpec, state: LedgerState, tenure: ChampionTenu
     # Of two runs, between which features were published anew, the first one wins.
     manifest = dataset.publish(partition, fingerprint, files, inputs, keeps_published=published is None)
     return _read_reference(dataset, manifest)
+
+
+def learn_inputs(
+    database: duckdb.DuckDBPyConnection,
+    model: ModelSpec,
+    columns: Mapping[str, Sequence[str]],
+    manifests: Mapping[str, Manifest],
+    problems: list[str],
+) -> tuple[list[ColumnBins], dict[str, dict[str, Histogram]]]:
+    """Return the bins of columns, by table, on these periods of features, and the histograms of each period.
+
+    Columns that have no bins are added to `problems`.
+    """
+    bins, counted = list[ColumnBins](), dict[str, dict[str, Histogram]]()
+    timezone = feature_spec(model).calendar.timezone
+    for table, names in columns.items():
+        files = _table_files(model, table, manifests)
+        rows = sum(manifest.files[table].rows or 0 for manifest in manifests.values() if table in manifest.files)
+        found_bins = (
+            find_bins(database, table, list(files.values()), names, rows, times={_TIME: timezone})
+            if files and rows
+            else []
+        )
+        bins += found_bins
+        if files:
+            problems += _unbinned_problems(table, names, found_bins)
+        _add_counts(counted, table, count_by_bin(database, found_bins, files) if files else {})
+    return bins, counted
+
+
+def count_inputs(
+    database: duckdb.DuckDBPyConnection, model: ModelSpec, reference: ReferenceCounts, manifests: Mapping[str, Manifest]
+) -> dict[str, dict[str, Histogram]]:
+    """Return the histograms of periods of features on the bins of a reference."""
+    counted: dict[str, dict[str, Histogram]] = {}
+    for table in reference.tables:
+        if table != PREDICTIONS and (files := _table_files(model, table, manifests)):
+            _add_counts(counted, table, count_by_bin(database, reference.select_bins(table), files))
+    return counted
 
 
 def _unbinned_problems(table: str, columns: Sequence[str], bins: Sequence[ColumnBins]) -> Iterator[str]:
@@ -383,19 +416,15 @@ def _publish_histograms(model: ModelSpec, tenure: ChampionTenure, reference: Mon
         if dataset.find(datasets.period_partition(period), fingerprint) is None:
             due[period] = inputs, fingerprint
     for batch in (list(due)[start : start + PERIODS_AT_ONCE] for start in range(0, len(due), PERIODS_AT_ONCE)):
-        counted: dict[str, dict[str, Histogram]] = {}
         with open_database() as database:
-            for table in reference.tables:
-                if table == PREDICTIONS:
-                    files = {
-                        period: predictions.file_path(predicted[period], _PREDICTIONS_FILE)
-                        for period in batch
-                        if period in predicted
-                    }
-                else:
-                    files = _table_files(model, table, {period: features[period] for period in batch})
-                if files:
-                    _add_counts(counted, table, count_by_bin(database, reference.select_bins(table), files))
+            counted = count_inputs(database, model, reference, {period: features[period] for period in batch})
+            files = {
+                period: predictions.file_path(predicted[period], _PREDICTIONS_FILE)
+                for period in batch
+                if period in predicted
+            }
+            if files and PREDICTIONS in reference.tables:
+                _add_counts(counted, PREDICTIONS, count_by_bin(database, reference.select_bins(PREDICTIONS), files))
         for period in batch:
             inputs, fingerprint = due[period]
             partition = datasets.period_partition(period)
@@ -422,7 +451,7 @@ def publish_record(
     manifests = _find_histograms(model, tenure, reference)
     metric, verdicts = read_performance(state, calendar)
     counted = _read_periods(model, manifests)
-    record, judged = _judge_periods(model, state, tenure, reference, counted, evidence)
+    record, judged = judge_periods(model, state, tenure, reference, counted, evidence)
     data_inputs = {
         "reference": reference.manifest.content_hash,
         "verdicts": [metric, *((str(point.day), point.value, point.promotes) for point in verdicts)],
@@ -500,11 +529,11 @@ def _read_periods(model: ModelSpec, manifests: Mapping[str, Manifest]) -> dict[s
     return {period: next(iter(histograms.values()), {}) for period, histograms in counted.items()}
 
 
-def _judge_periods(
+def judge_periods(
     model: ModelSpec,
     state: LedgerState,
     tenure: ChampionTenure,
-    reference: MonitoringReference,
+    reference: ReferenceCounts,
     periods: Mapping[str, Counted],
     evidence: RecordEvidence,
 ) -> tuple[MonitoringRecord, JudgedSeries]:
@@ -603,10 +632,9 @@ def _performance_record(metric: DailyMetric) -> PerformanceRecord:
     )
 
 
-def _append_alarm(
-    model: str, actor: str, record: MonitoringRecord, alarm: AlarmRecord, metrics: Mapping[str, str]
-) -> None:
-    event = AlarmRaised(
+def alarm_event(record: MonitoringRecord, alarm: AlarmRecord, metrics: Mapping[str, str]) -> AlarmRaised:
+    """Return what the ledger says of an alarm; `metrics` are digests of metrics by gate."""
+    return AlarmRaised(
         champion=record.champion_version,
         champion_content=record.champion_content,
         rule=alarm.rule,
@@ -614,12 +642,18 @@ def _append_alarm(
         changes=alarm.change_names,
         metric=metrics.get(alarm.changes[0].column) if alarm.rule == "performance" else None,
     )
+
+
+def _append_alarm(
+    model: str, actor: str, record: MonitoringRecord, alarm: AlarmRecord, metrics: Mapping[str, str]
+) -> None:
+    event = alarm_event(record, alarm, metrics)
     key = {name: getattr(event, name) for name in ("champion_content", "rule", "day", "changes", "metric")}
     ledger.append_decision(model, actor, lambda state: state.entries.find_last(AlarmRaised, **key) or event)
 
 
 def _daily_series(
-    model: ModelSpec, reference: MonitoringReference, periods: Mapping[str, Counted]
+    model: ModelSpec, reference: ReferenceCounts, periods: Mapping[str, Counted]
 ) -> Iterator[tuple[str, DailySeries, float]]:
     """Yield the series of `INPUTS`, and those of `PREDICTIONS`, each with its share of the budget.
 
@@ -708,7 +742,7 @@ def _period_problems(model: ModelSpec, tenure: ChampionTenure, periods: Mapping[
             yield f"{table}: {calendar.describe(without_rows)}: no rows"
 
 
-def _input_columns(
+def input_columns(
     model: ModelSpec,
     state: LedgerState,
     tenure: ChampionTenure,
@@ -790,7 +824,7 @@ def _read_reference(dataset: Dataset, manifest: Manifest) -> MonitoringReference
     document = json.loads(dataset.file_path(manifest, _BINS).read_text())
     bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in document["bins"])
     periods = read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
-    return MonitoringReference(manifest, tuple(document["tables"]), bins, periods, tuple(document["problems"]))
+    return MonitoringReference(tuple(document["tables"]), bins, periods, tuple(document["problems"]), manifest)
 
 
 def _write_series(file: Path, judged: JudgedSeries) -> None:

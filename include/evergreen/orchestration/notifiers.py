@@ -6,9 +6,10 @@ which `notification` has its plain lines and its escaped forms (`evergreen.notif
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from airflow.sdk import BaseHook, BaseNotifier
@@ -46,22 +47,59 @@ def send_by_route(route_name: str, route: NotificationRoute, notification: Notif
         SettingsError: the class cannot be imported, or does not take the arguments.
         Exception: whatever the notifier raises.
     """
+    notifier = create_notifier(route_name, route)
+    context: Any = {"notification": notification}
+    # Not by calling it: Airflow would write the message of what it raises to the log, and that may hold an address.
+    notifier.render_template_fields(context)
+    notifier.notify(context)
+
+
+def create_notifier(route_name: str, route: NotificationRoute) -> BaseNotifier:
+    """Return the notifier of a route.
+
+    Raises:
+        SettingsError: the class cannot be imported, or does not take the arguments.
+    """
     prefix = next((prefix for prefix in _PROVIDER_ARGUMENTS if route.notifier.startswith(prefix)), "")
     arguments = {**_PROVIDER_ARGUMENTS.get(prefix, {}), **route.arguments}
     module, _, name = route.notifier.rpartition(".")
     location = variable_name("notifications", "routes", route_name)
     try:
-        notifier = getattr(import_module(module), name)(**arguments)
+        notifier: BaseNotifier = getattr(import_module(module), name)(**arguments)
     except (ImportError, AttributeError) as error:
         problem, fix = f"{route.notifier} cannot be imported: {error}", "install its provider where tasks run"
         raise SettingsError("the environment", [Fault(location, problem, fix)]) from None
     except TypeError as error:
         problem, fix = f"{route.notifier} does not take these arguments: {error}", "correct `arguments`"
         raise SettingsError("the environment", [Fault(location, problem, fix)]) from None
-    context: Any = {"notification": notification}
-    # Not by calling it: Airflow would write the message of what it raises to the log, and that may hold an address.
-    notifier.render_template_fields(context)
-    notifier.notify(context)
+    return notifier
+
+
+def used_connections(notifier: BaseNotifier) -> dict[str, tuple[str, ...]]:
+    """Return the Airflow connections that a notifier sends by, and of each the types that it may have.
+
+    A class says so itself (`connection_argument` and `connection_types`), or the hooks of its provider do. Empty if
+    neither does.
+    """
+    if name := getattr(notifier, "connection_argument", None):
+        return {getattr(notifier, name): tuple(getattr(notifier, "connection_types", ()))}
+    connections: dict[str, tuple[str, ...]] = {}
+    for hook in _provider_hooks(type(notifier).__module__):
+        connection = getattr(notifier, hook.conn_name_attr, None)
+        if isinstance(connection, str):
+            connections[connection] = (*connections.get(connection, ()), hook.conn_type)
+    return connections
+
+
+def _provider_hooks(module: str) -> Iterator[Any]:
+    """Yield the hooks that the provider with this module declares, each of which has a type of connections."""
+    for provider in entry_points(group="apache_airflow_provider"):
+        if f"{module}.".startswith(f"{provider.module.rpartition('.')[0]}."):
+            for declared in provider.load()().get("connection-types") or ():
+                hook_module, _, name = declared["hook-class-name"].rpartition(".")
+                hook = getattr(import_module(hook_module), name)
+                if getattr(hook, "conn_name_attr", None) and getattr(hook, "conn_type", None):
+                    yield hook
 
 
 class WebhookNotifier(BaseNotifier):
@@ -70,6 +108,9 @@ class WebhookNotifier(BaseNotifier):
     The Airflow connection has the address as its host, `https://host/path`, or `host` with scheme and port of their
     own; and for authentication login and password, or a password alone, which is sent as a bearer token.
     """
+
+    connection_argument = "connection"
+    connection_types = ("http", "https", "generic")
 
     def __init__(self, connection: str, timeout_seconds: float = _DEFAULT_TIMEOUT_S, **options: Any):
         super().__init__(**options)
@@ -85,11 +126,7 @@ class WebhookNotifier(BaseNotifier):
 
         notification: Notification = context["notification"]
         connection = BaseHook.get_connection(self.connection)
-        host = connection.host or ""
-        url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
-        address = httpx.URL(url.rstrip("/"))
-        if connection.port and address.port is None:
-            address = address.copy_with(port=connection.port)
+        address = self.find_address(connection)
         headers, login = {"Idempotency-Key": notification.key}, None
         if connection.login:
             login = (connection.login, connection.password or "")
@@ -109,6 +146,16 @@ class WebhookNotifier(BaseNotifier):
             raise NotificationError(f"{receiver} cannot be reached: {type(error).__name__}") from None
         if not 200 <= status < 300:
             raise NotificationError(f"{receiver} responded with status {status}")
+
+    @staticmethod
+    def find_address(connection: Any) -> Any:
+        """Return the URL that a connection names."""
+        import httpx
+
+        host = connection.host or ""
+        url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
+        address = httpx.URL(url.rstrip("/"))
+        return address.copy_with(port=connection.port) if connection.port and address.port is None else address
 
     def complete_url(self, address: Any) -> Any:
         """Return the URL that is posted to."""

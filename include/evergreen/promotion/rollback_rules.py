@@ -41,6 +41,19 @@ def read_request(state: LedgerState, number: int) -> RollbackRequested:
     raise LedgerError(f"entry {number} of the ledger asks for no rollback")
 
 
+def find_pending_rollback(state: LedgerState) -> LedgerEntry | None:
+    """Return the newest request if it is about the present champion, and was neither followed nor rejected."""
+    entry = state.entries.find_last(RollbackRequested)
+    if entry is None or state.entries.find_last(RollbackRejected, request_entry=entry.number):
+        return None
+    pair, request = find_pair(state), read_request(state, entry.number)
+    is_present = pair and (pair.champion_entry, pair.previous_content) == (
+        request.champion_entry,
+        request.previous_content,
+    )
+    return entry if is_present else None
+
+
 def closed_reason(state: LedgerState, model: ModelSpec, pair: ChampionPair, end: str) -> str | None:
     """Return why the champion is not compared with the one before as of `end`, nor later; None if it is."""
     calendar, policy = feature_spec(model).calendar, model.auto_rollback

@@ -31,6 +31,7 @@ POLICY_COLOURS = {
     "every_date": "#0072b2",
     "monthly": "#e69f00",
     "on_drift": "#cc79a7",
+    "on_loss": "#d55e00",
     "never": "#7a7a7a",
 }
 _AFTER_ALL = "9999-12-31"
@@ -90,6 +91,7 @@ class PolicySummary(Frozen, allow_inf_nan=False):
     worst_value: float | None
     worst_period_start: str | None
     gain_over_never: GainEstimate | None
+    notes: tuple[str, ...] = Field((), description="what of the policy is not simulated, or could not be")
 
 
 class BacktestResults(Frozen, allow_inf_nan=False):
@@ -141,7 +143,11 @@ def render_backtest_report(results: BacktestResults) -> str:
         gate_rows=gate_rows,
         champions_summary=_summarize_champions(gates),
         champion_deployments={life.as_of: (life, _mean_while_live(results, gates, life)) for life in gates.deployments},
-        drift_deployments=results.policy("on_drift").deployments[1:],
+        reactions={
+            policy.label: policy.deployments[1:]
+            for policy in map(results.policy, ("on_drift", "on_loss"))
+            if policy.deployments[1:]
+        },
         unmeasured=sum(period.start > period.live_as_of for period in results.periods),
         plot=_render_plot(results) if results.periods else None,
     )
@@ -171,6 +177,7 @@ def summary_lines(results: BacktestResults) -> list[str]:
     return [
         f"{results.model}: {len(results.steps)} candidates{excluded}",
         *(line.rstrip() for line in text.get().splitlines() if line.strip()),
+        *(f"{policy.label}: {note}" for policy in results.policies for note in policy.notes),
         summarize_backtest(results),
     ]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evergreen.backtest import walk_forward as walk
-from evergreen.backtest.statistics import ScoredSample, backtest_metric, mean_with_bounds, run_drift_test
+from evergreen.backtest.statistics import ScoredSample, backtest_metric, mean_with_bounds, run_loss_test
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, MeasurementPeriod
 from evergreen.gates import ThresholdGate
 from evergreen.periods import days_from
@@ -78,25 +78,25 @@ def test_label_delay_measures_where_labels_are_complete() -> None:
 
     tests = []
 
-    def describe_drift(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
+    def describe_loss(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
         tests.append((days_from(FIRST, live.as_of), days_from(FIRST, latest.end)))
-        return "drift" if len(tests) == 1 else None
+        return "loss" if len(tests) == 1 else None
 
-    walk.simulate_policy(points, walk.deploy_on_drift(points, describe_drift))
+    walk.simulate_policy(points, walk.deploy_on_loss(points, describe_loss))
     # After the deployment on day 21, nothing is known of the days since.
     assert tests == [(0, 11)]
 
 
-def test_deploy_on_drift_tests_live_model_on_last_period() -> None:
+def test_deploy_on_loss_tests_live_model_on_last_period() -> None:
     tests = []
 
-    def describe_drift(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
+    def describe_loss(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
         tests.append((days_from(FIRST, live.as_of), days_from(FIRST, latest.start), days_from(FIRST, latest.end)))
-        return "drift" if latest.end == later(FIRST, 21) else None
+        return "loss" if latest.end == later(FIRST, 21) else None
 
-    deployments = walk.simulate_policy(WEEKLY, walk.deploy_on_drift(WEEKLY, describe_drift))
+    deployments = walk.simulate_policy(WEEKLY, walk.deploy_on_loss(WEEKLY, describe_loss))
     assert live_days(deployments) == [(0, 21), (21, None)]
-    assert deployments[1].reason == "drift"
+    assert deployments[1].reason == "loss"
     assert tests == [(0, 0, 7), (0, 7, 14), (0, 14, 21), (21, 21, 28), (21, 28, 35)]
 
 
@@ -168,22 +168,22 @@ def sample(signal: float, rows: int = 3000, seed: int = 1) -> ScoredSample:
     return ScoredSample(label, score, np.arange(rows) % 20)
 
 
-def test_run_drift_test_is_significant_for_large_falls_only() -> None:
-    large = run_drift_test(AUC, sample(1.0), sample(0.3, seed=2))
+def test_run_loss_test_is_significant_for_large_falls_only() -> None:
+    large = run_loss_test(AUC, sample(1.0), sample(0.3, seed=2))
     assert large is not None
     assert large.is_significant
     assert large.change == pytest.approx(large.recent_value - large.holdout_value)
-    chance = run_drift_test(AUC, sample(1.0, rows=300), sample(0.98, rows=300, seed=8))
+    chance = run_loss_test(AUC, sample(1.0, rows=300), sample(0.98, rows=300, seed=8))
     assert chance is not None
     assert not chance.is_significant
-    improved = run_drift_test(LOG_LOSS, sample(0.3), sample(1.0, seed=2))
+    improved = run_loss_test(LOG_LOSS, sample(0.3), sample(1.0, seed=2))
     assert improved is not None
     assert not improved.is_significant
     assert improved.change > 0
 
 
-def test_run_drift_test_rarely_flags_a_stable_model() -> None:
-    tests = [run_drift_test(AUC, sample(1.0, 400, seed), sample(1.0, 400, 1000 + seed)) for seed in range(40)]
+def test_run_loss_test_rarely_flags_a_stable_model() -> None:
+    tests = [run_loss_test(AUC, sample(1.0, 400, seed), sample(1.0, 400, 1000 + seed)) for seed in range(40)]
     assert 0 < sum(test is not None and test.is_significant for test in tests) <= 6
 
 
@@ -191,7 +191,7 @@ def test_backtest_metric_is_none_if_undefined() -> None:
     full, nothing = sample(1.0), ScoredSample(np.empty(0), np.empty(0), np.empty(0))
     assert backtest_metric(AUC, nothing) is None
     assert backtest_metric(AUC, full._replace(label=np.ones(full.label.size))) is None
-    assert run_drift_test(AUC, full, nothing) is None
+    assert run_loss_test(AUC, full, nothing) is None
 
 
 def test_weights_of_a_sample_are_repeated_rows() -> None:
@@ -203,7 +203,7 @@ def test_weights_of_a_sample_are_repeated_rows() -> None:
         assert backtest_metric(gate, weighted) == pytest.approx(backtest_metric(gate, repeated), rel=1e-9)
     assert backtest_metric(LOG_LOSS, weighted) != pytest.approx(backtest_metric(LOG_LOSS, plain), rel=1e-6)
     better, worse = (sample(signal, seed=4)._replace(weights=np.ones(3000)) for signal in (1.0, 0.3))
-    tested, plainly = run_drift_test(AUC, better, worse), run_drift_test(AUC, sample(1.0, seed=4), sample(0.3, seed=4))
+    tested, plainly = run_loss_test(AUC, better, worse), run_loss_test(AUC, sample(1.0, seed=4), sample(0.3, seed=4))
     assert tested
     assert plainly
     assert tested.upper_bound == pytest.approx(plainly.upper_bound)
@@ -233,10 +233,10 @@ def test_a_metric_of_the_model_folder_that_raises_is_not_measured(monkeypatch: p
     assert backtest_metric(gate, full) is not None
     assert backtest_metric(gate, few) is None
     assert backtest_metric(gate, full._replace(weights=np.full(full.label.size, 0.5))) is None
-    assert run_drift_test(gate, full, few) is None
+    assert run_loss_test(gate, full, few) is None
     # It exists for all days, and not for most draws of them.
     uneven = sample(0.3, seed=2)._replace(days=np.repeat([0, 1, 1, 1], 750))
-    test = run_drift_test(gate, full, uneven)
+    test = run_loss_test(gate, full, uneven)
     assert test is not None
     assert test.upper_bound is None
     assert test.change < 0

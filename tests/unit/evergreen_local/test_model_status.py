@@ -13,7 +13,16 @@ from typer.testing import CliRunner
 from evergreen import ledger
 from evergreen.cli import app, load_commands
 from evergreen.errors import EvergreenError
-from evergreen.ledger import AlarmRaised, RetrainRefused, RetrainRequested
+from evergreen.gates.verdict import Look
+from evergreen.ledger import (
+    AlarmRaised,
+    ChampionRolledBack,
+    PromotionsFrozen,
+    RetrainRefused,
+    RetrainRequested,
+    RollbackRejected,
+    RollbackRequested,
+)
 from evergreen.monitoring.record import (
     RECORD_FILE,
     AlarmRecord,
@@ -22,13 +31,14 @@ from evergreen.monitoring.record import (
     monitoring_dataset,
     record_partition,
 )
+from evergreen.spec.auto_rollback import AutoRollbackPolicy
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import ModelSpec
+from evergreen.spec.model import ApprovalPolicy, ModelSpec
 from evergreen_local import model_status
 from evergreen_local.model_status import collect_model_status, describe_status
 from support import tills
 from support.airflow_api import SimulatedAirflow
-from support.ledger_events import content, promotion, registration, verdict_event
+from support.ledger_events import THREE_CHAMPIONS, content, promotion, registration, verdict_event
 
 pytestmark = pytest.mark.unit
 
@@ -134,6 +144,43 @@ def test_what_alarms_have_asked_for(airflow: SimulatedAirflow) -> None:
     asked = "alarms and retrains: one as of 2013-02-10 was asked for in entry 4: drift since 2013-02-08"
     assert newest(request) == [asked]
     assert newest(refusal) == ["alarms and retrains: none as of 2013-02-20, in entry 5: the budget is spent"]
+
+
+@pytest.mark.parametrize("is_rejected", [True, False], ids=["rejected", "followed"])
+def test_a_rollback_that_is_pending(airflow: SimulatedAirflow, is_rejected: bool) -> None:
+    for event in THREE_CHAMPIONS[:4]:
+        ledger.append_decision("tills", "ada", lambda _, event=event: event)
+    day = date(2013, 2, 8)
+    request = RollbackRequested(
+        champion="2",
+        champion_entry=4,
+        previous="1",
+        previous_content=content(10),
+        as_of="2013-02-09",
+        days=(date(2013, 1, 30), day),
+        look=Look(end=day, days=9, level=0.001, gain=0.1, low=0.01),
+        alpha=0.01,
+        metric="a digest",
+        rows=100,
+        reason="version 1 does better",
+    )
+    model = tills.reload_spec().model_copy(update={"auto_rollback": AutoRollbackPolicy(metric="auc")})
+    approved = model.model_copy(update={"approval": ApprovalPolicy(timeout_hours=2)})
+
+    def newest(model: ModelSpec, event: ledger.LedgerEvent | None = None) -> list[str]:
+        if event:
+            ledger.append_decision("tills", "ada", lambda _: event)
+        return [line for line in lines(model) if line.startswith("ROLLBACK: ")]
+
+    asked = "ROLLBACK: one as of 2013-02-09 was asked for in entry 5, and it "
+    assert newest(model) == []
+    assert newest(model, request) == [f"{asked}follows in tills.monitor: version 1 does better"]
+    assert newest(approved) == [f"{asked}waits for approval, in tills.monitor: version 1 does better"]
+    rolled_back = ChampionRolledBack(restored_version="1", barred_version="2", reason="so", request_entry=5)
+    frozen = f"{asked}is held back: the model is frozen: version 1 does better"
+    assert newest(model, PromotionsFrozen(reason="an audit")) == [frozen]
+    rejection = RollbackRejected(request_entry=5, rejected_by="grace", reason="a holiday")
+    assert newest(approved, rejection if is_rejected else rolled_back) == []
 
 
 CHANGE = ChangeRecord(column="sales.amount", measure="missing", deviation=12.5, effect=0.9)

@@ -25,8 +25,15 @@ from support.calendars import later
 pytestmark = pytest.mark.unit
 
 DATES = [later("2013-03-01", 7 * week) for week in range(8)]
-DEPLOYED = {"gates": (0, 2, 5), "every_date": range(8), "monthly": (0, 4), "on_drift": (0, 3), "never": (0,)}
-LABELS = {"gates": "Evergreen's gates", "every_date": "weekly", "on_drift": "on drift"}
+DEPLOYED = {
+    "gates": (0, 2, 5),
+    "every_date": range(8),
+    "monthly": (0, 4),
+    "on_drift": (0, 3),
+    "on_loss": (0, 6),
+    "never": (0,),
+}
+LABELS = {"gates": "Evergreen's gates", "every_date": "weekly", "on_drift": "on drift", "on_loss": "on loss"}
 
 
 def step(number: int) -> BacktestStep:
@@ -90,6 +97,7 @@ def policy(name: str) -> PolicySummary:
         worst_value=values[worst],
         worst_period_start=DATES[worst],
         gain_over_never=None if name == "never" else GainEstimate(mean=0.0124, low=0.0031, high=0.0216),
+        notes=("alarms of performance are not simulated",) if name == "on_drift" else (),
     )
 
 
@@ -138,6 +146,9 @@ def test_page_shows_every_date_gate_and_policy() -> None:
     for text in ("✓ 0.7100", "? –", "✗ 0.7120 / 0.7020", "+0.0124", "+0.0031 … +0.0216", "Evergreen&#39;s gates"):
         assert text in " ".join(page.split()), text
     assert page.count("<svg") == 1
+    for label in ("on drift", "on loss"):
+        assert f"What “{label}” reacted to" in page
+    assert "on drift: alarms of performance are not simulated." in page
     assert "3 candidates of another spec are left out" in " ".join(page.split())
     assert "&lt;b&gt;at least&lt;/b&gt;" in page
     assert "<i>flight" not in page
@@ -159,8 +170,9 @@ def test_one_date_has_no_plot_and_no_comparison() -> None:
 def test_summary_lines_show_each_policy_once() -> None:
     lines = summary_lines(results())
     assert lines[0] == "flight_delay: 8 candidates; 3 of another spec left out"
-    for label in ("Evergreen's gates", "weekly", "monthly", "on drift", "never"):
-        assert sum(line.strip().startswith(label) for line in lines[1:-1]) == 1, label
+    for label in ("Evergreen's gates", "weekly", "monthly", "on drift", "on loss", "never"):
+        assert sum(f"{line.strip()} ".startswith(f"{label} ") for line in lines[1:-1]) == 1, label
+    assert "on drift: alarms of performance are not simulated" in lines
     assert any("+0.0124 (+0.0031 … +0.0216)" in line for line in lines)
     assert lines[-1] == summarize_backtest(results())
     assert "would have promoted 3 of 8 candidates" in lines[-1]

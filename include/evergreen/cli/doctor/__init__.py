@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evergreen.cli.doctor import cluster, databases, environment, features, servers, sources, storage
+from evergreen.cli.doctor import cluster, databases, environment, features, routes, servers, sources, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.cli.options import print_json
 from evergreen.client.addresses import ServiceAddresses, service_addresses
@@ -107,6 +107,9 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
         yield DoctorCheck("Kubernetes", f"namespace {config.pods.namespace}", run)
     else:
         yield check("trainer", environment.check_trainer, config.trainer)
+    for name, route in config.notifications.routes.items():
+        run = partial(routes.check_route, name, route, addresses.airflow if addresses else None)
+        yield DoctorCheck(f"route {name}", route.notifier.rpartition(".")[2], run)
     for name in ("signing_key", "signing_passphrase", "signing_public_key", "prices"):
         if file := getattr(config, name):
             yield check(name, environment.check_file_readable, file)
