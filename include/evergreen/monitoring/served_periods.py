@@ -37,6 +37,7 @@ from evergreen.monitoring.period_rows import RegisteredModels
 from evergreen.monitoring.served_reference import (
     SERVED,
     ServedReference,
+    find_served_reference,
     publish_served_reference,
     read_served_reference,
     reference_partition,
@@ -74,6 +75,13 @@ MAX_FOREIGN = 20
 PREDICTIONS_FILE = "predictions"
 """Of a period: the sampled predictions, in columns as batch predictions have them."""
 
+_CODE = (
+    "evergreen.feature_store.logged_requests",
+    *(
+        f"evergreen.monitoring.{name}"
+        for name in ("histograms", "served_periods", "served_reference", "serving_logs", "skew")
+    ),
+)
 _LOGGED, _HISTOGRAMS = "logged", "histograms"
 _EXPIRED_TTLS = 3  # how far back a row that has expired is looked for
 _MAX_IDS = 5  # of rows whose prediction is another
@@ -160,20 +168,20 @@ def compare_new_logs(
         problems.append(f"serving log: {calendar.describe(absent)}: no features are published to compare with")
     if not features:
         return problems
-    with RegisteredModels(model) as models:
+    reference = find_served_reference(model, state, tenure)
+    if reference and not _find_due(model, tenure, reference, files, features):
+        return [*problems, *(f"serving log: {problem}" for problem in reference.problems)]
+    with RegisteredModels(model) as models:  # a download
         try:
             folder, inputs = models.open(tenure.content)
-            comparison = _LogComparison(model, state, tenure, folder, inputs)
+            reference = publish_served_reference(model, state, tenure, inputs)
+            comparison = _LogComparison(model, state, tenure, folder, inputs, reference)
         except Exception as error:  # of any class: registry, training set
             log.warning("the serving log is not compared", exc_info=error)
             version = state.name_of(tenure.content, tenure.version)
             return [*problems, f"serving log: it is not compared with version {version}: {first_line(error)}"]
-        problems += [f"serving log: {problem}" for problem in comparison.reference.problems]
-        due = {}
-        for period, manifest in features.items():
-            described = comparison.describe_inputs(files[period], manifest)
-            if comparison.dataset.find(datasets.period_partition(period), compute_fingerprint(described)) is None:
-                due[period] = described
+        problems += [f"serving log: {problem}" for problem in reference.problems]
+        due = _find_due(model, tenure, reference, files, features)
         is_published = {period: comparison.dataset.manifest(datasets.period_partition(period)) for period in due}
         order = sorted(sorted(due, reverse=True), key=lambda period: is_published[period] is not None)
         begun, failed = clock(), dict[str, list[str]]()
@@ -230,35 +238,50 @@ def read_served(
     return reference, dict(sorted(periods.items()))
 
 
+def _find_due(
+    model: ModelSpec,
+    tenure: ChampionTenure,
+    reference: ServedReference,
+    files: Mapping[str, Sequence[LogFile]],
+    features: Mapping[str, Manifest],
+) -> dict[str, dict[str, Any]]:
+    """Return what the results of periods with `features` follow from, of those that are not published like that.
+
+    Files are known by their sizes and times: they are not read again in each run.
+    """
+    dataset, due = serving_dataset(model.name), dict[str, dict[str, Any]]()
+    code = code_of(_CODE, ("duckdb", "pyarrow"))
+    for period, manifest in features.items():
+        described = {
+            "champion": tenure.content,
+            "reference": reference.manifest.content_hash,
+            "features": manifest.content_hash,
+            "files": compute_fingerprint([[file.path, file.size, file.changed_at] for file in files[period]]),
+            "code": code,
+        }
+        if dataset.find(datasets.period_partition(period), compute_fingerprint(described)) is None:
+            due[period] = described
+    return due
+
+
 class _LogComparison:
     """Compares periods with one champion, whose verified files are in a folder."""
 
-    def __init__(self, model: ModelSpec, state: LedgerState, tenure: ChampionTenure, folder: Path, inputs: ModelInputs):
+    def __init__(
+        self,
+        model: ModelSpec,
+        state: LedgerState,
+        tenure: ChampionTenure,
+        folder: Path,
+        inputs: ModelInputs,
+        reference: ServedReference,
+    ):
         self.dataset = serving_dataset(model.name)
         self._model, self._tenure, self._folder, self._inputs = model, tenure, folder, inputs
         self._version = state.name_of(tenure.content, tenure.version)
         prediction = inputs.prediction
         self._schema: LogSchema = log_columns(inputs, len(prediction.outputs) if prediction else 0)
-        if any(problem.endswith("and so have the model's inputs") for problem in self._schema.problems):
-            raise ScoringError("; ".join(self._schema.problems))
-        self._code = code_of(
-            tuple(
-                f"evergreen.monitoring.{name}"
-                for name in ("histograms", "served_periods", "served_reference", "serving_logs", "skew")
-            ),
-            ("duckdb", "pyarrow"),
-        )
-        self.reference = publish_served_reference(model, state, tenure, inputs)
-
-    def describe_inputs(self, files: Sequence[LogFile], features: Manifest) -> dict[str, Any]:
-        """Return what the result for a period follows from. Files are known by their times, not read again each run."""
-        return {
-            "champion": self._tenure.content,
-            "reference": self.reference.manifest.content_hash,
-            "features": features.content_hash,
-            "files": compute_fingerprint([[file.path, file.size, file.changed_at] for file in files]),
-            "code": self._code,
-        }
+        self._reference = reference
 
     def publish(self, period: str, files: Sequence[LogFile], inputs: dict[str, Any]) -> ServedPeriod:
         """Compare a period, and publish what that shows."""
@@ -288,7 +311,7 @@ class _LogComparison:
             if logged.sample is not None:
                 sampled = Path(scratch) / "sample.parquet"
                 pq.write_table(logged.sample, sampled)
-                counts = count_by_bin(database, self.reference.bins, {period: sampled})[period]
+                counts = count_by_bin(database, self._reference.bins, {period: sampled})[period]
                 counted = {SERVED: Histogram(counts[0], 0, np.zeros(0, np.int64)), **counts[1]}
                 features = [name for name in self._inputs.column_names if self._inputs.find_feature(name)]
                 skew = self._compare_features(period, logged.sample, features)

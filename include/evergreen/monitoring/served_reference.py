@@ -49,6 +49,18 @@ def serving_dataset(model: str) -> Dataset:
     return datasets.open_dataset(f"serving/{model}")
 
 
+def find_served_reference(model: ModelSpec, state: LedgerState, tenure: ChampionTenure) -> ServedReference | None:
+    """Return what is published of a champion, if it is to stay; None if it has to be made, or made anew."""
+    dataset = serving_dataset(model.name)
+    published = dataset.manifest(reference_partition(tenure.content))
+    if published is None or published.inputs["champion"] != tenure.content:
+        return None
+    is_current = published.inputs["code"] == _reference_code() and published.inputs["training_set"]
+    if is_current or _find_training_set(model, state, tenure) is None:
+        return read_served_reference(dataset, published)
+    return None
+
+
 def publish_served_reference(
     model: ModelSpec, state: LedgerState, tenure: ChampionTenure, inputs: ModelInputs
 ) -> ServedReference:
@@ -56,34 +68,22 @@ def publish_served_reference(
 
     The first one that is published stays, since training sets expire. `BIN_SAMPLE_ROWS` rows of it are read.
     """
+    if current := find_served_reference(model, state, tenure):
+        return current
     dataset, partition = serving_dataset(model.name), reference_partition(tenure.content)
-    code = code_of(("evergreen.monitoring.histograms", __name__), ("duckdb",))
-    published = dataset.manifest(partition)
-    if published and published.inputs["champion"] == tenure.content:
-        current = published.inputs["code"] == code
-        if current and published.inputs["training_set"]:
-            return read_served_reference(dataset, published)
-    training_sets, as_of = (
-        datasets.open_dataset(f"training_sets/{model.name}"),
-        find_promoting_verdict(state, tenure).as_of,
-    )
-    training_set = training_sets.manifest(f"as_of={datasets.file_name_of_period(as_of)}")
-    if published and published.inputs["champion"] == tenure.content and training_set is None:
-        return read_served_reference(dataset, published)
+    training_sets, training_set = _training_sets(model), _find_training_set(model, state, tenure)
     described = {
         "champion": tenure.content,
         "training_set": training_set.content_hash if training_set else None,
         "columns": list(inputs.column_names),
-        "code": code,
+        "code": _reference_code(),
     }
     fingerprint = compute_fingerprint(described)
-    if current_manifest := dataset.find(partition, fingerprint):
-        return read_served_reference(dataset, current_manifest)
     bins, counted, problems = list[ColumnBins](), dict[str, Counted](), list[str]()
     folder = dataset.stage(partition, fingerprint)
     if training_set is None:
         problems.append(
-            f"the distribution of inputs is not compared: the training set as of {as_of} is not in the lake any more"
+            "the distribution of inputs is not compared: the champion's training set is not in the lake any more"
         )
     else:
         files = [training_sets.file_path(training_set, name) for name in ("train", "holdout")]
@@ -93,6 +93,19 @@ def publish_served_reference(
     named[_BINS].write_text(json.dumps(document, indent=1) + "\n")
     write_histograms(named[_HISTOGRAMS], counted)
     return read_served_reference(dataset, dataset.publish(partition, fingerprint, named, described))
+
+
+def _training_sets(model: ModelSpec) -> Dataset:
+    return datasets.open_dataset(f"training_sets/{model.name}")
+
+
+def _find_training_set(model: ModelSpec, state: LedgerState, tenure: ChampionTenure) -> Manifest | None:
+    as_of = find_promoting_verdict(state, tenure).as_of
+    return _training_sets(model).manifest(f"as_of={datasets.file_name_of_period(as_of)}")
+
+
+def _reference_code() -> dict[str, str]:
+    return code_of(("evergreen.monitoring.histograms", __name__), ("duckdb",))
 
 
 def _count_training_days(

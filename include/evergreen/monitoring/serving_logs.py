@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen.errors import Fault, first_line
+from evergreen.errors import Fault, ScoringError, first_line
 from evergreen.feature_store.model_inputs import ModelInputs, coarse_type
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.lake import datasets
@@ -162,6 +162,9 @@ def log_columns(inputs: ModelInputs, outputs: int = 0) -> LogSchema:
     """Return the schema of the rows that a model with these inputs, and this number of outputs, is logged with.
 
     `outputs` is 0 for a model that predicts a single number.
+
+    Raises:
+        ScoringError: an input is named like a column of every log.
     """
     common = (_column(ID, "text"), _column(TIME, "instant"), _column(VERSION, "text"), _column(CONTENT, "text"))
     keys: dict[str, LogColumn] = {}
@@ -179,7 +182,7 @@ def log_columns(inputs: ModelInputs, outputs: int = 0) -> LogSchema:
             problems.append(f"{name} is {arrow_type}, which is not compared")
     reserved = {ID, TIME, VERSION, CONTENT, LATENCY, *names}
     if clashing := sorted(reserved & {column.name for column in (*keys.values(), *learned)}):
-        problems.append(f"{', '.join(clashing)}: the log has a column of that name, and so have the model's inputs")
+        raise ScoringError(f"{', '.join(clashing)}: the log has a column of that name, and so have the model's inputs")
     return LogSchema(
         common, tuple(keys.values()), tuple(learned), tuple(_column(name, "number") for name in names), tuple(problems)
     )

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from evergreen.errors import ScoringError
 from evergreen.ingest.databases import open_database
 from evergreen.monitoring.serving_logs import (
     LogFile,
@@ -183,8 +184,10 @@ def test_files_are_listed_by_period(home: Path) -> None:
 
 
 def test_inputs_that_are_named_like_columns_of_the_log_are_named() -> None:
-    inputs = INPUTS.model_copy(update={"columns": (("prediction", "double"), ("tags", "list<item: string>"))})
-    clash, other = log_columns(inputs).problems[::-1]
-    assert clash == "prediction: the log has a column of that name, and so have the model's inputs"
-    assert other == "tags is list<item: string>, which is not compared"
+    clashing = INPUTS.model_copy(update={"columns": (("prediction", "double"),)})
+    with pytest.raises(ScoringError, match="prediction: the log has a column of that name, and so have the model's"):
+        log_columns(clashing)
+    assert log_columns(clashing, 2).inputs, "its predictions have other names"
+    lists = INPUTS.model_copy(update={"columns": (("tags", "list<item: string>"),)})
+    assert log_columns(lists).problems == ("tags is list<item: string>, which is not compared",)
     assert [column.name for column in log_columns(INPUTS, 3).predictions] == [f"prediction_{n}" for n in range(3)]
