@@ -74,10 +74,10 @@ class Categories:
         }
         # The libraries learn from no column without categories.
         if unseen != OTHER and (without_category := [name for name, values in frequent_values.items() if not values]):
-            if empty := [name for name in without_category if not counts[name]]:
+            if all_null := [name for name in without_category if not counts[name]]:
                 raise ValueError(
-                    f"{', '.join(empty)} has no value in any row to learn from, so no category: see whether its view "
-                    "has rows of these keys before these times, leave it out of the features, or choose unseen='other'"
+                    f"{', '.join(all_null)} has no value in any row to learn from, so no category: see whether its "
+                    "view has rows of these keys before these times, leave it out of the features, or choose unseen='other'"
                 )
             raise ValueError(
                 f"{', '.join(without_category)} has no value in {min_rows:,} rows or more, so no category: leave it "

@@ -126,7 +126,7 @@ def test_inputs_are_compared_with_the_days_of_the_training_set() -> None:
     reference = ServedReference(Manifest("reference=a", "f", {}, {}), (BINS,), days, ())
     calm = {day(number): count(rng, 10_000) for number in range(-3, 60)}
     series = input_series(reference, calm, DAYS)
-    assert {name.measure for name in series.names} == {"level", "shape", "missing"}
+    assert {name.measure for name in series.names} == {"level", "shape", "spread", "missing"}
     assert (series.reference_days, len(series.days)) == (120, 180), "a day of the reference is no day of the log"
     assert not judge_days(series, SHARE).alarms
     shifted = {**calm, **{day(number): count(rng, 10_000, 0.7) for number in range(30, 60)}}

@@ -189,11 +189,11 @@ def periods_before(spec: FeatureSpec, window: Window, served: Mapping[str, Serve
     calendar = spec.calendar
     delays = [calendar.end(window.start) - calendar.start(window.start)]
     delays += [delays[0] + delay.delay.length for delay in served.values()]
-    before = set[str]()
+    earlier = set[str]()
     for period in window.periods:
         first = max(calendar.period_at(calendar.start(period) - max(delays)), spec.first_period)
-        before.update(calendar.periods_between(first, period))
-    return sorted(before - {*window.periods})
+        earlier.update(calendar.periods_between(first, period))
+    return sorted(earlier - {*window.periods})
 
 
 def _try_training(
@@ -234,8 +234,8 @@ def _try_training(
             trial.faults.append(_describe_late_labels(model, window.start, delays[0]))
         leaks = find_suspected_leaks(model, training_sets.training_set_dataset(model).file_path(examples, "train"))
         suspicions = [_describe_leaks(leaks)] if leaks else []
-        if empty := find_empty_views(training_sets.training_set_dataset(model).file_path(examples, "train")):
-            suspicions.append(_describe_empty_views(empty))
+        if empty_views := find_empty_views(training_sets.training_set_dataset(model).file_path(examples, "train")):
+            suspicions.append(_describe_empty_views(empty_views))
         if delays and delays[1] < model.label_delay.length / 2:
             suspicions.append(_describe_early_labels(model, delays[1]))
         newest = features.manifest(datasets.period_partition(trial.period))
