@@ -90,8 +90,13 @@ _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many thread
 _ALIKE_FILES_QUERY = """
 SELECT list(file_name ORDER BY file_name)
 FROM (
-    SELECT file_name, list(row(COLUMNS(* EXCLUDE (file_name, column_id, field_id))) ORDER BY column_id) AS schema
-    FROM parquet_schema({files})
+    SELECT file_name, list(field ORDER BY column_id) AS schema
+    FROM (
+        SELECT file_name, column_id, row(
+            name, type, type_length, repetition_type, num_children, converted_type, scale, precision, logical_type
+        ) AS field
+        FROM parquet_schema({files})
+    )
     GROUP BY file_name
 )
 GROUP BY schema, regexp_extract_all(file_name, '[^/]+=')
