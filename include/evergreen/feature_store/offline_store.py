@@ -685,7 +685,8 @@ class SourceFiles:
         for (files,) in con.sql(_ALIKE_FILES_QUERY.format(files=literal)).fetchall():
             # One is read for all of them: each takes a millisecond, and three views of a year have a thousand.
             schema = con.sql(f"FROM read_parquet({quote_text(files[0])}) LIMIT 0").to_arrow_table().schema
-            schemas |= dict.fromkeys(files, {field.name: str(field.type) for field in schema})
+            columns = {field.name: str(field.type) for field in schema}
+            schemas |= {file: columns for file in files}
         return cls(dict(sorted(schemas.items())), literal)
 
     @classmethod
