@@ -686,7 +686,7 @@ class SourceFiles:
             # One is read for all of them: each takes a millisecond, and three views of a year have a thousand.
             schema = con.sql(f"FROM read_parquet({quote_text(files[0])}) LIMIT 0").to_arrow_table().schema
             columns = {field.name: str(field.type) for field in schema}
-            schemas |= {file: columns for file in files}
+            schemas |= dict.fromkeys(files, columns)
         return cls(dict(sorted(schemas.items())), literal)
 
     @classmethod
