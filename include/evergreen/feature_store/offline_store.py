@@ -681,7 +681,7 @@ class SourceFiles:
         if published := cls.find_published(source, config, read_manifests):
             return published
         literal = quote_text(source_path(source, config))
-        schemas = {}
+        schemas: dict[str, dict[str, str]] = {}
         for (files,) in con.sql(_ALIKE_FILES_QUERY.format(files=literal)).fetchall():
             # One is read for all of them: each takes a millisecond, and three views of a year have a thousand.
             schema = con.sql(f"FROM read_parquet({quote_text(files[0])}) LIMIT 0").to_arrow_table().schema
