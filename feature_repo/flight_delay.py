@@ -25,6 +25,8 @@ def _view(name: str, keys: tuple[str, ...], ttl: timedelta, schema: list[Field])
     )
 
 
+# No view is `served_after` a time: a server, or a pipeline with periods of an hour, has these values at each full hour.
+# From one that is fed once a night, requests would get those of the day before: docs/guides/use-a-champion.md.
 # A row holds from its hour until the next. Predictions are made on whole minutes: 59 of them, so that a
 # group that saw no flight in the last week has no rates, rather than those of an hour ago.
 delay_views = [

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parents[1]
 _MODEL_NUMBERS = count()
+# What a developer has set for a deployment is not for tests: they would write to its lake and its registry.
+for _name in [name for name in os.environ if name.startswith("EVERGREEN_") and not name.startswith("EVERGREEN_TEST_")]:
+    del os.environ[_name]
 # Those that ship, and those of the tests; processes that a test starts have them, too.
 os.environ["EVERGREEN_MODELS"] = f"{_ROOT}/include/evergreen_models:{_ROOT}/tests/evergreen_models"
 

@@ -80,8 +80,9 @@ def create_model(request: ModelRequest, console: Console) -> None:
         profile = sample.profile()
         choices = _complete(request, profile, console)
         calendar = _calendar(sample, choices)
-        assert choices.time
-        periods = sample.periods(choices.time, calendar)
+        time = choices.time
+        assert time
+        periods = sample.periods(time, calendar)
         if request.is_interactive and choices.kind == "forecast":
             choices = _ask_about_forecast(choices, sample, profile, calendar, periods)
         elif choices.kind == "forecast" and choices.keys is None and periods:
@@ -93,6 +94,8 @@ def create_model(request: ModelRequest, console: Console) -> None:
             calendar,
             periods,
             sample.deviation(choices.label),
+            sample.constant_inputs(time, calendar),
+            lambda key: sample.is_panel(key, time, calendar),
         )
         owner = request.owner or getpass.getuser()
         folders = _model_folders(project)

@@ -31,11 +31,12 @@ _PRESENT_SHARE = 0.8  # of periods; series may begin late, and have gaps
 _UNIQUE_ROWS = 0.99  # clocks that are set back repeat an hour
 _MIN_IDENTIFIED_ROWS = 20  # in fewer rows any column may be unique by chance
 _UNIQUE_SHARE = 0.95
+_MIN_CONSTANT_SPAN = timedelta(14)  # of a few days, what is the same may differ in the next
 _LEAK_CORRELATION = 0.999
 _LEAK_AUC = 0.99
 _RESERVED = {"day", "period", "event_timestamp", "label_known_at", "label", "weekday", "hour", "evergreen_row"}
 _IDENTIFIER_NAME = re.compile(
-    r"(^|[_\W])(id|key|code|nr|no|num|number|sku|zip|uuid)$|(?<=[a-z])(Id|ID|Key|Code|Nr|No)$"
+    r"(^|[_\W])(?i:id|key|code|nr|no|num|number|sku|zip|uuid)$|(?<=[a-z])(Id|ID|Key|Code|Nr|No)$"
 )
 _POSITIVE_VALUES = ("true", "yes", "y", "t", "1", "ja", "oui", "si", "bad", "late", "fraud", "churned")
 
@@ -182,6 +183,10 @@ class ModelDraft:
     """Of a forecast: up to how many periods it is ahead."""
     season: int = 1
     """Of a forecast: the number of periods after which values are alike."""
+    constant_inputs: frozenset[str] = frozenset()
+    """Of `weekday` and `hour`: those that are the same in all rows, so that nothing can be learned from them."""
+    overlapping_key: str = ""
+    """The key of which labels of neighbouring periods overlap, because each tells of more than a period."""
     notes: tuple[str, ...] = field(default=())
 
     def columns_of(self, *roles: Role) -> list[DraftColumn]:
@@ -525,6 +530,8 @@ def draft_model(
     calendar: Calendar,
     periods: Sequence[str],
     label_deviation: float,
+    constant_inputs: Collection[str] = (),
+    is_panel: Callable[[str], bool] = lambda _: False,
 ) -> ModelDraft:
     """Return a model of checked choices.
 
@@ -535,6 +542,8 @@ def draft_model(
         calendar: The periods of the model.
         periods: Those that have rows, in order.
         label_deviation: Standard deviation of the label.
+        constant_inputs: Of `weekday` and `hour`: those that are the same in all rows.
+        is_panel: Whether each value of a key has one row in most periods.
 
     Raises:
         ScaffoldError: no row has a time.
@@ -570,6 +579,8 @@ def draft_model(
         season = guess_season(calendar, span, delay) if choices.season is None else choices.season
         check_forecast(calendar, span, horizon, season, delay)
         window = _seasonal_window(calendar, season, delay)
+    length = Duration.parse(calendar.period).length
+    repeated = () if is_forecast or delay.length <= length else tuple(filter(is_panel, keys))
     reserved = _forecast_names(profile, choices, calendar, window) if is_forecast else ()
     columns = _draft_columns(profile, choices, keys, leaks - {*keys}, identifiers, reserved)
     by_role = {role: [c.raw_name for c in columns if c.role == role] for role in ("leak", "identifier", "category")}
@@ -603,6 +614,11 @@ def draft_model(
     notes.append(f"periods of {calendar.period}, which begin in {calendar.timezone} (--period, --timezone)")
     known_after = f"{delay} after their {calendar.unit if is_forecast else 'rows'}"
     notes.append(f"labels are taken to be known {known_after}: --label-delay says how long it takes")
+    if repeated:
+        notes.append(
+            f"rows of {repeated[0]!r} come each {calendar.unit}, and their labels overlap: gates take them as one "
+            "piece of evidence (clusters)"
+        )
     if not calendar.is_multiple(delay):
         raise ScaffoldError("sample", [Fault("--label-delay", f"{delay} is no whole number of {calendar.period}")])
     if window.length + delay.length > _LONGEST_HISTORY and not is_forecast:
@@ -613,6 +629,7 @@ def draft_model(
     needed = calendar.count_in(holdout) + 2 * calendar.count_in(delay) + 1 + 2 * season * (season > 1)
     if span < needed:
         notes.append(f"the sample covers {span} {calendar.unit}s, and a first candidate needs {needed}: deliver more")
+    is_long_enough = profile.row_count >= _MIN_IDENTIFIED_ROWS and length * span >= _MIN_CONSTANT_SPAN
     first_day, last_day = _whole_days(calendar, periods[0], periods[-1])
     return ModelDraft(
         kind=kind,
@@ -628,6 +645,8 @@ def draft_model(
         has_gaps=has_gaps,
         horizon=horizon,
         season=season,
+        constant_inputs=frozenset(constant_inputs if is_long_enough else ()),
+        overlapping_key=next((column.name for column in columns if column.raw_name in repeated), ""),
         quantiles=tuple(sorted(choices.quantiles)) or (QUANTILES if kind.name == "quantile" else ()),
         are_keys_dense=all(profile.column(name).distinct_count <= MAX_CATEGORIES for name in keys),
         notes=tuple(notes),

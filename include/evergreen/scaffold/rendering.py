@@ -59,6 +59,7 @@ def render_model(
     if is_forecast:  # its rows have the time of their period
         has_hours = calendar.partition_key != "day"
     derived = ["weekday"] * (calendar.unit != "week") + ["hour"] * has_hours
+    derived = [name for name in derived if is_forecast or name not in draft.constant_inputs]
     inputs = [column.name for column in draft.columns_of("number", "category")] + derived
     views = [f"{key}_history" for key in draft.key_names] or ["recent_history"]
     if is_forecast:

@@ -36,6 +36,7 @@ _MIN_RELATED_ROWS = 30
 # Of two classes, the one with fewer rows. The chance that one column of numbers puts n rows above nearly all others is
 # about 0.02 to the power of n, and a sample has many columns.
 _MIN_CLASS_ROWS = 5
+_PANEL_UNIQUE_ROWS, _PANEL_COVERAGE = 0.95, 0.5  # keys may come and go
 _TEXT_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 _ORDERED_TYPES = ("int", "float", "decimal", "date", "timestamp")
 _NUMBER_TYPES = ("int", "float", "decimal")
@@ -140,6 +141,18 @@ class Sample:
         query = f"SELECT count(DISTINCT (period, value)), count(DISTINCT value) FROM ({rows})"
         [(pairs, values)] = self._rows(query)
         return float(pairs / (values * len(self.periods(time, calendar)))) if pairs else 0.0
+
+    def constant_inputs(self, time: str, calendar: Calendar) -> frozenset[str]:
+        """Return which of `weekday` and `hour`, by the calendar's clock, are the same in all rows."""
+        clock = f"timezone({quote_text(calendar.timezone)}, {self._instant(time, calendar)})"
+        query = f"SELECT count(DISTINCT isodow({clock})), count(DISTINCT hour({clock})) FROM sample"
+        [counts] = self._rows(query)
+        return frozenset(name for name, count in zip(("weekday", "hour"), counts, strict=True) if count < 2)
+
+    def is_panel(self, key: str, time: str, calendar: Calendar) -> bool:
+        """Return whether each value of a key has about one row in most of its periods, such as customers in weeks."""
+        is_one_per_period = self._unique_share(self._period(time, calendar), [key]) >= _PANEL_UNIQUE_ROWS
+        return is_one_per_period and self.coverage(key, time, calendar) >= _PANEL_COVERAGE
 
     def unique_share(self, time: str, columns: Sequence[str]) -> float:
         """Return the number of times, with values of some columns, by the number of rows that have a time, 0 to 1."""

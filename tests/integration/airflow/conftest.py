@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,6 +81,7 @@ MODEL = ModelSpec(
 )
 """
 METRICS_TOKEN = "metrics-of-a-test-stack"
+_RUNNING = ExitStack()
 # A champion that gives nearly every flight one chance in two of being late.
 CHAMPION_PARAMETERS = "rounds=1, max_depth=1, base_score=0.5, learning_rate=0.01"
 
@@ -256,9 +257,27 @@ class Chain:
         return {i["task_id"]: i["state"] for i in self.airflow.task_instances(dag_id, run_id)}
 
 
-@pytest.fixture(scope="package")
-def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    home = tmp_path_factory.mktemp("chain") / "home"
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Stop the stack after the last test of this folder.
+
+    A fixture of this scope would keep it, and the environment that names it, for the files that come next in this
+    process: without `__init__.py` there are no packages, and pytest takes `package` for the whole session.
+    """
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or not nextitem.path.is_relative_to(Path(__file__).parent):
+            _RUNNING.close()
+
+
+@pytest.fixture(scope="session")
+def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return _RUNNING.enter_context(running_chain(january, tmp_path_factory.mktemp("chain") / "home"))
+
+
+@contextmanager
+def running_chain(january: Path, home: Path) -> Iterator[Chain]:
     shutil.copytree(january, home)
     before = dict(os.environ)
     os.environ["EVERGREEN_HOME"] = str(home)

@@ -99,6 +99,18 @@ def samples() -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
                 *("--season", "4", "--label-delay", "1d", "--key", "who"),
             ),
         ),
+        "customers of weeks": (
+            pa.table(
+                {
+                    "asked at": [datetime(2026, 1, 5, 6, tzinfo=UTC) + timedelta(weeks=n // 20) for n in numbers],
+                    "Customer ID": [n % 20 for n in numbers],
+                    "region": [f"r{n % 3}" for n in numbers],
+                    "spent": [n * 37 % 101 / 4 for n in numbers],
+                    "buys again": [n * 37 % 101 % 2 for n in numbers],
+                }
+            ),
+            ("--label", "buys again", "--label-delay", "4w"),
+        ),
         "one class of many numbers": (
             pa.table({"at": hour, "who": [f"p{n % 9}" for n in numbers], "score": [n * 37 % 101 for n in numbers]}),
             ("--label", "score", "--positive", "7"),
@@ -155,6 +167,23 @@ def test_the_spec_is_what_the_sample_shows(project: Project, tmp_path: Path) -> 
     assert spec.features.last_day is None
     for words in ("they tell the label: 'profit'", "has its own: 'Line ID'", "be declared for them: 'notes'"):
         assert words in output
+
+
+def test_labels_that_overlap_are_one_piece_of_evidence(project: Project, tmp_path: Path) -> None:
+    """Each customer is asked about each week, and a label tells of four: the same purchases are in four labels."""
+    table, arguments = SAMPLES["customers of weeks"]
+    pq.write_table(table, tmp_path / "asked.parquet")
+    output = project.new("again", tmp_path / "asked.parquet", *arguments).output
+    spec = load_spec("again")
+    assert (spec.clusters, spec.request_columns) == (("day", "customer_id"), ("spent",))
+    assert "rows of 'Customer ID' come each week, and their labels overlap" in output.replace("\n", " ")
+    project.new("known", tmp_path / "asked.parquet", "--label", "buys again", "--label-delay", "1w")
+    assert load_spec("known").clusters == ("day",), "a label tells of its own week only"
+    orders = table.append_column("order", pa.array([f"o{n}" for n in range(400)]))
+    many_a_week = pa.concat_tables([orders, orders])
+    pq.write_table(many_a_week, tmp_path / "orders.parquet")
+    project.new("orders", tmp_path / "orders.parquet", *arguments)
+    assert load_spec("orders").clusters == ("day",), "each order has a label of its own"
 
 
 def test_columns_of_a_forecast_hide_none_of_a_sample(project: Project, tmp_path: Path) -> None:
