@@ -85,7 +85,23 @@ FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
+_FEW_ENTITY_ROWS = 150_000  # which are ranked sooner than a thousand files are opened to count their rows
 _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
+# Lists of files that DuckDB reads with the same columns; some are in names of folders, such as `day=2013-01-01/`.
+_ALIKE_FILES_QUERY = """
+SELECT list(file_name ORDER BY file_name)
+FROM (
+    SELECT file_name, list(field ORDER BY column_id) AS schema
+    FROM (
+        SELECT file_name, column_id, row(
+            name, type, type_length, repetition_type, num_children, converted_type, scale, precision, logical_type
+        ) AS field
+        FROM parquet_schema({files})
+    )
+    GROUP BY file_name
+)
+GROUP BY schema, regexp_extract_all(file_name, '[^/]+=')
+"""
 _BINARY_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -470,16 +486,27 @@ def _plan_join(
         key_types.append(str(con.sql(keys_of_both_sides).types[0]))
     if view.served_after:
         _create_serving_instants(con, files.serving_instants(view))
-    first, last = con.sql("SELECT min(entity_ts), max(entity_ts) FROM entities").to_arrow_table().columns
-    span = first[0].as_py(), last[0].as_py()
+    first, last, count = con.sql("SELECT min(entity_ts), max(entity_ts), count(*) FROM entities").fetchall()[0]
+    span = first, last
+    ranks_all = view.served_after or filter_by_created_timestamp or not _may_skip_ranks(con, relation, count)
 
     def query(bucket: KeyBucket | None = None) -> str:
-        # To rank ties costs up to a third of a join, and most tables have none.
-        ties = view.served_after or con.sql(_ties_query(relation, view, raw, span, key_types, bucket)).fetchall()
+        ties = ranks_all or con.sql(_ties_query(relation, view, raw, span, key_types, bucket)).fetchall()
         parts = relation, view, raw, span, filter_by_created_timestamp, key_types, bucket
         return _asof_join_query(*parts, has_ties=bool(ties))
 
     return _Join(relation, query)
+
+
+def _may_skip_ranks(con: duckdb.DuckDBPyConnection, relation: str, entity_rows: int) -> bool:
+    """Return whether to look for ties may cost less than to rank all rows of both sides.
+
+    Most tables have none. To look reads all files once more; to rank costs up to a third of the join.
+    """
+    if entity_rows < _FEW_ENTITY_ROWS:
+        return False
+    feature_rows: int = con.sql(f"SELECT count(*) FROM {relation}").fetchall()[0][0]
+    return entity_rows >= feature_rows / 2
 
 
 def _asof_join_query(
@@ -666,14 +693,13 @@ class SourceFiles:
         if published := cls.find_published(source, config, read_manifests):
             return published
         literal = quote_text(source_path(source, config))
-        names = con.sql(
-            f"FROM parquet_file_metadata({literal}) SELECT DISTINCT file_name ORDER BY file_name"
-        ).fetchall()
-        schemas = {}
-        for (name,) in names:
-            schema = con.sql(f"FROM read_parquet({quote_text(name)}) LIMIT 0").to_arrow_table().schema
-            schemas[name] = {field.name: str(field.type) for field in schema}
-        return cls(schemas, literal)
+        schemas: dict[str, dict[str, str]] = {}
+        for (files,) in con.sql(_ALIKE_FILES_QUERY.format(files=literal)).fetchall():
+            # One is read for all of them: each takes a millisecond, and three views of a year have a thousand.
+            schema = con.sql(f"FROM read_parquet({quote_text(files[0])}) LIMIT 0").to_arrow_table().schema
+            columns = {field.name: str(field.type) for field in schema}
+            schemas |= dict.fromkeys(files, columns)
+        return cls(dict(sorted(schemas.items())), literal)
 
     @classmethod
     def find_published(

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import pyarrow as pa
+
 from evergreen.settings import redact_url
 
 _MARKER_TABLE = "_evergreen"  # SQLite's table, Redis' hash
 _SQLITE_TIMEOUT_S = 60  # to wait for another writer
 # A server that vanishes without closing its connections must not block a task for ever.
 _REDIS_TIMEOUTS = {"socket_connect_timeout": 10.0, "socket_timeout": 60.0}
+_REDIS_PART_BYTES = 1 << 20  # the timeout is that of a part
 _RESET_MESSAGE = "the online store {} was emptied while it was written: the next try writes it again"
 
 
@@ -136,3 +139,33 @@ def connect_redis(url: str, **options: Any) -> Any:
     import redis  # only where it is the online store
 
     return redis.Redis.from_url(url, **(_REDIS_TIMEOUTS | options))
+
+
+def send_to_redis(url: str, commands: pa.Array) -> None:
+    """Send commands, which are in the protocol of Redis, at once; tried again as redis' own pipelines are.
+
+    Raises:
+        redis.ResponseError: the server refused a command, the first one that it refused.
+    """
+    from redis import ResponseError
+
+    content = memoryview(commands.buffers()[2])
+    parts = [content[start : start + _REDIS_PART_BYTES] for start in range(0, len(content), _REDIS_PART_BYTES)]
+
+    def exchange() -> None:
+        connection.send_packed_command(parts)
+        refusals = []
+        for _ in range(len(commands)):
+            try:
+                connection.read_response()
+            except ResponseError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+
+    with connect_redis(url) as server:
+        connection = server.connection_pool.get_connection()
+        try:
+            connection.retry.call_with_retry(exchange, lambda _: connection.disconnect())
+        finally:
+            server.connection_pool.release(connection)

@@ -14,7 +14,7 @@ fingerprint as a marker; a store that was emptied or restored from a backup does
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -23,20 +23,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 from feast.data_source import DataSource
-from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
-from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from pydantic import Field
 
 from evergreen.errors import Fault, FeatureError, SpecError
-from evergreen.feature_store.online_writes import DistinctValues, OnlineRows, write_online_rows
+from evergreen.feature_store.online_encoding import OnlineColumn
+from evergreen.feature_store.online_writes import OnlineRows, write_online_rows
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
 from evergreen.feature_store.retrieval import read_table_in_batches, restrict_partitions
 from evergreen.features.inputs import published_manifests, published_periods
-from evergreen.features.types import SUPPORTED_TYPES, FeatureType, cast_columns, find_cast_problems
+from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen
@@ -47,7 +45,7 @@ from evergreen.window import Window
 _STATE_PARTITION = "state"
 _AFTER_ALL = "9999-12-31"
 _MICROSECOND = timedelta(microseconds=1)
-_BATCH_ROWS = 10_000  # of messages in memory, which take a hundred times as much as the values
+_BATCH_ROWS = 10_000  # of a transaction or pipeline
 
 log = logging.getLogger(__name__)
 
@@ -173,37 +171,15 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
             table = table.filter(pc.field(name).is_valid())
         if not table.num_rows:
             continue
-        values = {name: _distinct_values(table[name], columns[name].online) for name in features}
-        timestamps = table[source.timestamp_field].to_pylist()
-        write_online_rows(store, view, OnlineRows(_encode_keys(table, keys, columns), timestamps, values))
+        online = {name: OnlineColumn(table[name], column.online) for name, column in columns.items()}
+        key_columns, values = ({name: online[name] for name in names} for names in (keys, features))
+        write_online_rows(store, view, OnlineRows(key_columns, table[source.timestamp_field], values))
 
 
 def _read_batches(job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
     """Return the rows of a retrieval with the names that its view has for them; the first table has no rows."""
     for table in read_table_in_batches(job, _BATCH_ROWS):
         yield table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
-
-
-def _encode_keys(table: pa.Table, keys: Iterable[str], types: Mapping[str, FeatureType]) -> list[bytes]:
-    """Return the key of each row as Feast's stores have it. A view without keys has one for all rows."""
-    columns = {name: _to_messages(table[name], types[name].online) for name in keys}
-    if not columns:
-        columns = {DUMMY_ENTITY_ID: [Value(string_val=DUMMY_ENTITY_VAL)] * table.num_rows}
-    names = list(columns)
-    return [
-        serialize_entity_key(EntityKey(join_keys=names, entity_values=key))
-        for key in zip(*columns.values(), strict=True)
-    ]
-
-
-def _distinct_values(column: pa.ChunkedArray, field: str) -> DistinctValues:
-    coded = column.combine_chunks().dictionary_encode("encode")
-    return DistinctValues(_to_messages(coded.dictionary, field), coded.indices.to_pylist())
-
-
-def _to_messages(column: pa.Array | pa.ChunkedArray, field: str) -> list[Value]:
-    """Return Feast's messages of a column. As a missing value, NaN is one without content."""
-    return [Value() if value is None or value != value else Value(**{field: value}) for value in column.to_pylist()]
 
 
 def _dataset_name(model: ModelSpec) -> str:

@@ -77,7 +77,8 @@ class Categories:
             if all_null := [name for name in without_category if not counts[name]]:
                 raise ValueError(
                     f"{', '.join(all_null)} has no value in any row to learn from, so no category: see whether its "
-                    "view has rows of these keys before these times, leave it out of the features, or choose unseen='other'"
+                    "view has rows of these keys before these times, leave it out of the features, or choose "
+                    "unseen='other'"
                 )
             raise ValueError(
                 f"{', '.join(without_category)} has no value in {min_rows:,} rows or more, so no category: leave it "

@@ -26,6 +26,7 @@ from feast.types import Array, Float64, Int64, String, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evergreen.feature_store import offline_store
 from evergreen.feature_store.offline_store import RetrievalError, check_row_numbers
 from evergreen.lake.datasets import Dataset, Manifest
 
@@ -60,6 +61,12 @@ def _quiet() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ibis calls what DuckDB deprecated
         yield
+
+
+@pytest.fixture(autouse=True)
+def _ties_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where entity rows are few, all rows would be ranked: here, where there are fewer than half the feature rows."""
+    monkeypatch.setattr(offline_store, "_FEW_ENTITY_ROWS", 0)
 
 
 # Two keys of text, two timestamps, and features of several types. `v` numbers the rows of a file.

@@ -14,8 +14,12 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.provider import get_provider
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from redis import ResponseError
 
 from evergreen.feature_store import online_store, repository
+from evergreen.feature_store.online_backends import connect_redis, send_to_redis
+from evergreen.feature_store.online_encoding import OnlineColumn, encode_keys
+from evergreen.feature_store.online_writes import OnlineRows, redis_commands
 from evergreen.lake import datasets
 from evergreen.spec.model import ModelSpec
 from support.online_stores import OnlineFixture
@@ -93,3 +97,17 @@ def test_rows_are_those_of_feast(ponds: ModelSpec, online: OnlineFixture, tmp_pa
     provider.online_write_batch(store.config, store.get_feature_view("levels"), rows, progress=None)
     provider.online_write_batch(store.config, store.get_feature_view("depths"), [(nobody, *rows[-1][1:])], None)
     assert online.contents() == written
+
+
+def test_a_refusal_of_redis_fails_the_write(redis_server: str) -> None:
+    keys = OnlineColumn(pa.chunked_array([["first", "second", "third"]]), "string_val")
+    depths = OnlineColumn(pa.chunked_array([[1, 2, 3]]), "int64_val")
+    instants = pa.chunked_array([pa.array(INSTANTS[:3], pa.timestamp("us", "UTC"))])
+    rows = OnlineRows({"shore": keys}, instants, {"depth": depths})
+    stored = [key + b"ponds" for key in encode_keys(rows.keys, 3).to_pylist()]
+    with connect_redis(redis_server) as server:
+        server.flushall()
+        server.set(stored[1], "no hash")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            send_to_redis(redis_server, redis_commands("ponds", "levels", rows))
+        assert [server.type(key) for key in stored] == [b"hash", b"string", b"hash"]

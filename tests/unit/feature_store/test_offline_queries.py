@@ -11,7 +11,13 @@ import pytest
 from feast import FileSource
 from feast.data_format import ParquetFormat
 
-from evergreen.feature_store.offline_store import KeyBucket, ViewRequest, _asof_join_query, _pull_query
+from evergreen.feature_store.offline_store import (
+    KeyBucket,
+    ViewRequest,
+    _asof_join_query,
+    _may_skip_ranks,
+    _pull_query,
+)
 from evergreen.features.served_after import ServedAfter
 
 pytestmark = pytest.mark.unit
@@ -82,3 +88,12 @@ def test_every_snapshot_has_a_query() -> None:
 def test_query_is_one_valid_statement(name: str) -> None:
     [statement] = duckdb.extract_statements(QUERIES[name])
     assert statement.type == duckdb.StatementType.SELECT
+
+
+@pytest.mark.parametrize(
+    ("entity_rows", "feature_rows", "expected"),
+    [(1_000, 10, False), (1_000_000, 2_000_000, True), (1_000_000, 2_000_002, False)],
+)
+def test_ties_are_looked_for_where_it_pays(entity_rows: int, feature_rows: int, expected: bool) -> None:
+    with duckdb.connect() as con:
+        assert _may_skip_ranks(con, f"range({feature_rows})", entity_rows) == expected
