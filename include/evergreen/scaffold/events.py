@@ -212,8 +212,8 @@ def _find_key(file: EventsProfile, draft: ModelDraft, time: str) -> tuple[DraftC
 
 def _columns(profile: SampleProfile, time: str, key: DraftColumn, raw_key: str) -> tuple[DraftColumn, ...]:
     declared = [column for column in profile.columns if column.declared is not None]
-    others = [column.name for column in declared if column.name not in (time, raw_key)]
-    names = feature_names(others, {key.name}) | {time: "event_at", raw_key: key.name}
+    other_names = [column.name for column in declared if column.name not in (time, raw_key)]
+    names = feature_names(other_names, {key.name}) | {time: "event_at", raw_key: key.name}
     columns = []
     for column in declared:
         role, comment = _role(column, profile.row_count, time, raw_key)

@@ -58,7 +58,7 @@ def write_log(file: Path) -> None:
     file.write_bytes(gzip.compress("\n".join(rows).encode()))
 
 
-def test_events_are_delivered_for_all_periods_that_examples_make_use_of(project: Project, tmp_path: Path) -> None:
+def test_events_are_delivered_for_all_that_examples_use(project: Project, tmp_path: Path) -> None:
     write_log(tmp_path / "log.csv.gz")
     output = new(project, "--events", str(tmp_path / "log.csv.gz"), "--deliver")
     assert "delivered 27 days of questions" in output
