@@ -396,6 +396,9 @@ def new_command(
         str | None, typer.Option("--label-delay", metavar="LENGTH", help="Until labels are known.")
     ] = None,
     owner: Annotated[str | None, typer.Option("--owner", metavar="TEXT", help="The team. Default: you.")] = None,
+    events: Annotated[
+        list[str] | None, typer.Option("--events", metavar="FILE", help="What happened to a key. Repeatable.")
+    ] = None,
     deliver: Annotated[bool, typer.Option("--deliver", help="Split the sample into raw files.")] = False,
     no_input: Annotated[bool, typer.Option("--no-input", help="Ask nothing: guess.")] = False,
 ) -> None:
@@ -419,7 +422,7 @@ def new_command(
         season=season,
     )
     is_interactive = scaffold.is_terminal() and not no_input
-    request = scaffold.ModelRequest(model, sample, sql, choices, owner, deliver, is_interactive)
+    request = scaffold.ModelRequest(model, sample, sql, choices, tuple(events or ()), owner, deliver, is_interactive)
     scaffold.create_model(request, ctx.obj)
 
 

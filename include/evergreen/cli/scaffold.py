@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from evergreen.spec import NAME_PATTERN
 
 if TYPE_CHECKING:
     from evergreen.scaffold import rendering
+    from evergreen.scaffold.delivery import DeliveredPeriods
     from evergreen.scaffold.guesses import Choices, SampleProfile
     from evergreen.scaffold.samples import Sample
 
@@ -51,32 +53,35 @@ class ModelRequest:
     place: str
     sql: str | None
     choices: Choices
+    events: tuple[str, ...]
     owner: str | None
     is_delivered: bool
     is_interactive: bool
 
 
 def create_model(request: ModelRequest, console: Console) -> None:
-    """Write a model from a sample, and deliver the sample if that was asked for.
+    """Write a model from a sample and events beside it, and deliver these if that was asked for.
 
     Raises:
-        ScaffoldError: the sample cannot be read, or no model can be made of it; or other files are there.
+        ScaffoldError: a file cannot be read, or no model can be made of it; or other files are there.
     """
-    from evergreen.ingest.raw_files import raw_folder
-    from evergreen.scaffold.delivery import check_delivery, deliver_sample
+    from evergreen.scaffold.delivery import check_delivery, deliver_events, deliver_sample, delivered_periods
+    from evergreen.scaffold.events import EventsProfile, add_events, find_event_time
     from evergreen.scaffold.files import ScaffoldError, find_other_files, write_new_files
     from evergreen.scaffold.guesses import draft_model, resolve_leak_class
     from evergreen.scaffold.rendering import render_model
-    from evergreen.scaffold.samples import locate_sample, open_sample
+    from evergreen.scaffold.samples import FILE_FORMATS, locate_sample, open_sample
 
     if not re.fullmatch(NAME_PATTERN, request.name):
         fix = "write a–z, 0–9 and _, with a letter first"
         raise ScaffoldError("model", [Fault(repr(request.name), "cannot be the name of a model", fix)])
     project = _find_project()
     place = _name_connection(request) if request.sql is not None else request.place
-    with open_sample(locate_sample(place, request.sql)) as sample:
+    with ExitStack() as stack:
+        sample = stack.enter_context(open_sample(locate_sample(place, request.sql)))
         if request.is_delivered:
             check_delivery(sample)
+        event_files = _open_events(request, sample, stack)
         profile = sample.profile()
         choices = _complete(request, profile, console)
         calendar = _calendar(sample, choices)
@@ -97,6 +102,15 @@ def create_model(request: ModelRequest, console: Console) -> None:
             sample.constant_inputs(time, calendar),
             lambda key: sample.is_panel(key, time, calendar),
         )
+        if event_files:
+            files_of_events = [
+                EventsProfile(
+                    events.origin.name, path, profile, events.periods(find_event_time(path, profile, choices), calendar)
+                )
+                for path, events in event_files.items()
+                for profile in [events.profile()]
+            ]
+            draft = add_events(draft, files_of_events, choices, periods, is_delivered=request.is_delivered)
         owner = request.owner or getpass.getuser()
         folders = _model_folders(project)
         files = render_model(request.name, owner, draft, sample.origin, folders, ends_with_sample=request.is_delivered)
@@ -107,22 +121,47 @@ def create_model(request: ModelRequest, console: Console) -> None:
         for note in draft.notes:
             console.print(f"  {note}")
         if request.is_delivered:
-            delivered = deliver_sample(sample, draft)
-            rest = f"; {delivered.existing} were there, and stay" if delivered.existing else ""
-            if delivered.existing and not delivered.created:
-                rest += f": remove {raw_folder() / sample.origin.name} first, if other options have made them"
-            console.print(
-                f"✓ delivered {delivered.created} {calendar.unit}s of {sample.origin.name}{rest}", style="green"
-            )
-        elif sample.origin.format in ("parquet", "csv", "jsonl"):
-            console.print(
-                f"  raw data: deliver a Parquet file of {sample.origin.name} per {calendar.unit}, or --deliver"
-            )
+            _report(deliver_sample(sample, draft), sample.origin.name, calendar, console)
+            for events, drafted in zip(event_files.values(), draft.events, strict=True):
+                delivered = deliver_events(events, drafted, calendar, delivered_periods(sample, draft))
+                _report(delivered, drafted.source, calendar, console)
+        elif sample.origin.format in FILE_FORMATS:
+            names = " and of ".join([sample.origin.name, *(events.source for events in draft.events)])
+            console.print(f"  raw data: deliver a Parquet file of {names} per {calendar.unit}, or --deliver")
         elif sample.origin.format == "query":
             variable = variable_name("connections", sample.origin.location)
             console.print(f"  set {variable} to the address of the database, for all processes of Airflow")
     trial = f" --period {periods[-1]}" if request.is_delivered else ""  # its raw data is there
     console.print(f"next: evergreen check {request.name}{trial}, then evergreen retrain {request.name}")
+
+
+def _open_events(request: ModelRequest, sample: Sample, stack: ExitStack) -> dict[str, Sample]:
+    """Return the rows of each file of events, by its path as the person wrote it.
+
+    Raises:
+        ScaffoldError: a file cannot be read, or cannot be a source beside the sample.
+    """
+    from evergreen.scaffold.events import check_event_names
+    from evergreen.scaffold.files import ScaffoldError
+    from evergreen.scaffold.samples import FILE_FORMATS, locate_sample, open_sample
+
+    origins = {path: locate_sample(path) for path in request.events}
+    fix = "name a Parquet, CSV or JSON lines file, or add the table to model.py and features.py as a second source"
+    if tables := [path for path, origin in origins.items() if origin.format not in FILE_FORMATS]:
+        raise ScaffoldError("events", [Fault(f"--events {path}", "is a table", fix) for path in tables])
+    sources = {path: origin.name for path, origin in origins.items()}
+    check_event_names(sample.origin.name, sources, request.choices)
+    return {path: stack.enter_context(open_sample(origin)) for path, origin in origins.items()}
+
+
+def _report(delivered: DeliveredPeriods, source: str, calendar: Calendar, console: Console) -> None:
+    """Say how many raw files of a source were written."""
+    from evergreen.ingest.raw_files import raw_folder
+
+    rest = f"; {delivered.existing} were there, and stay" if delivered.existing else ""
+    if delivered.existing and not delivered.created:
+        rest += f": remove {raw_folder() / source} first, if other options have made them"
+    console.print(f"✓ delivered {delivered.created} {calendar.unit}s of {source}{rest}", style="green")
 
 
 def _find_project() -> Path:

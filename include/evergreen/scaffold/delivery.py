@@ -1,8 +1,9 @@
-"""A sample as raw files, one for each period, so that a first candidate can be trained on it."""
+"""A sample and its events as raw files, one for each period, so that a first candidate can be trained on it."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 from evergreen.errors import Fault
 from evergreen.ingest.conversions import arrow_type
 from evergreen.ingest.raw_files import raw_file, raw_folder
+from evergreen.periods import Calendar
 from evergreen.scaffold.files import ScaffoldError
-from evergreen.scaffold.guesses import ModelDraft
+from evergreen.scaffold.guesses import DraftColumn, EventsDraft, ModelDraft
 from evergreen.scaffold.samples import Sample
 from evergreen.settings import variable_name
 from evergreen.storage import create_if_absent, is_local
@@ -42,16 +44,39 @@ def check_delivery(sample: Sample) -> None:
 
 
 def deliver_sample(sample: Sample, draft: ModelDraft) -> DeliveredPeriods:
-    """Write a raw file for each period of the sample, also for those without rows; files that exist stay.
+    """Write a raw file for each period of the model, also for those without rows; files that exist stay.
 
     Raises:
         ScaffoldError: a value is not of the type that its column declares.
     """
-    time, calendar = draft.columns_of("time")[0].raw_name, draft.calendar
-    schema = pa.schema([(column.raw_name, arrow_type(column.type)) for column in draft.columns])
+    return _deliver(sample, draft.columns, draft.calendar, delivered_periods(sample, draft))
+
+
+def deliver_events(
+    events: Sample, drafted: EventsDraft, calendar: Calendar, periods: Iterable[str]
+) -> DeliveredPeriods:
+    """Write a raw file of events for each of the model's periods, as `deliver_sample` does.
+
+    Raises:
+        ScaffoldError: a value is not of the type that its column declares.
+    """
+    return _deliver(events, drafted.columns, calendar, periods)
+
+
+def delivered_periods(sample: Sample, draft: ModelDraft) -> list[str]:
+    """Return the periods of which all sources are delivered: those of the sample, and those before of its events."""
+    periods, calendar = sample.periods(draft.columns_of("time")[0].raw_name, draft.calendar), draft.calendar
+    first, end = calendar.shift(periods[0], -draft.lead), calendar.shift(periods[-1], 1)
+    return list(calendar.periods_between(first, end))
+
+
+def _deliver(
+    sample: Sample, columns: Sequence[DraftColumn], calendar: Calendar, periods: Iterable[str]
+) -> DeliveredPeriods:
+    time = next(column.raw_name for column in columns if column.role == "time")
+    schema = pa.schema([(column.raw_name, arrow_type(column.type)) for column in columns])
     created = existing = 0
-    periods = sample.periods(time, calendar)
-    for period in calendar.periods_between(periods[0], calendar.shift(periods[-1], 1)):
+    for period in periods:
         rows = sample.rows_of(period, time, schema.names, calendar)
         try:
             table = rows.cast(schema)

@@ -162,6 +162,29 @@ class DraftColumn:
 
 
 @dataclass(frozen=True)
+class EventsDraft:
+    """A source of events beside the sample, and the view of what happened to a key."""
+
+    source: str
+    view: str
+    key: str
+    """Feature of the sample by which events are joined."""
+    columns: tuple[DraftColumn, ...]
+    windows: Mapping[str, int]
+    """How far back events are summarized: the number of periods, by what it is called in names of features."""
+    has_gaps: bool
+
+    def columns_of(self, *roles: Role) -> list[DraftColumn]:
+        """Return the columns with one of these roles, in order."""
+        return [column for column in self.columns if column.role in roles]
+
+    @property
+    def time(self) -> DraftColumn:
+        """The column that says when an event happened."""
+        return self.columns_of("time")[0]
+
+
+@dataclass(frozen=True)
 class ModelDraft:
     """A model to be written, and notes for the person who wants it."""
 
@@ -187,6 +210,9 @@ class ModelDraft:
     """Of `weekday` and `hour`: those that are the same in all rows, so that nothing can be learned from them."""
     overlapping_key: str = ""
     """The key of which labels of neighbouring periods overlap, because each tells of more than a period."""
+    events: tuple[EventsDraft, ...] = ()
+    lead: int = 0
+    """The number of periods, before the sample's first, of which there are events and no examples."""
     notes: tuple[str, ...] = field(default=())
 
     def columns_of(self, *roles: Role) -> list[DraftColumn]:
@@ -630,7 +656,7 @@ def draft_model(
     if span < needed:
         notes.append(f"the sample covers {span} {calendar.unit}s, and a first candidate needs {needed}: deliver more")
     is_long_enough = profile.row_count >= _MIN_IDENTIFIED_ROWS and length * span >= _MIN_CONSTANT_SPAN
-    first_day, last_day = _whole_days(calendar, periods[0], periods[-1])
+    first_day, last_day = whole_days(calendar, periods[0], periods[-1])
     return ModelDraft(
         kind=kind,
         calendar=calendar,
@@ -764,7 +790,7 @@ def _window(calendar: Calendar) -> Duration:
     return {"day": Duration(28, "d"), "week": Duration(12, "w")}.get(calendar.unit, Duration(7, "d"))
 
 
-def _whole_days(calendar: Calendar, first: str, last: str) -> tuple[date, date]:
+def whole_days(calendar: Calendar, first: str, last: str) -> tuple[date, date]:
     """Return the first and the last day of which all periods are in a sample, as those between them are.
 
     Of a sample that has no such day, it is the first and the last with any period.

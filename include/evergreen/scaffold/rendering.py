@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evergreen.periods import Duration
+from evergreen.periods import Calendar, Duration
+from evergreen.scaffold.events import HOURS_SINCE_LAST, event_features
 from evergreen.scaffold.guesses import (
     ONLY_SERIES,
     DraftColumn,
+    EventsDraft,
     ModelDraft,
     feature_names,
     history_last,
@@ -65,6 +67,7 @@ def render_model(
     if is_forecast:
         inputs = [horizon, *derived]
         views = ["series_history"] + ["season_history"] * (draft.season > 1)
+    views += [events.view for events in draft.events]
     means = _means(label, draft)
     values = {
         "name": name,
@@ -104,8 +107,18 @@ def render_model(
         "train": _train(draft),
         "ttl": _ttl(draft),
         "ends_with_sample": ends_with_sample,
-        "bounds": {"timestamp[us]": "clock", "date32": "date"}.get(time.type, "instant"),
+        "bounds": _bounds(time),
         "partition": calendar.partition_key,
+        "event_bounds": {events.source: _bounds(events.time) for events in draft.events},
+        "event_columns": {events.source: _event_selection(events) for events in draft.events},
+        "event_declarations": {
+            events.source: [line for column in events.columns for line in _declaration(column)]
+            for events in draft.events
+        },
+        "event_fields": {events.source: event_features(events) for events in draft.events},
+        "event_trailing": {events.source: _event_trailing(events, calendar) for events in draft.events},
+        "has_event_numbers": any(events.columns_of("number") for events in draft.events),
+        "hours_since_last": HOURS_SINCE_LAST,
     }
     paths = {
         f"{folders.models}/{name}/__init__.py": "package.py.j2",
@@ -168,10 +181,7 @@ def _selection(column: DraftColumn, draft: ModelDraft) -> Iterable[str]:
     alias = f".alias({python_literal(column.name)})"
     match column.role:
         case "time":
-            zoned = (
-                "{raw}" if column.type.endswith("tz=UTC]") else 'F.to_utc_timestamp({raw}.cast("timestamp"), timezone)'
-            )
-            yield f'{zoned.format(raw=raw)}.alias("event_timestamp"),'
+            yield f'{_instant(column)}.alias("event_timestamp"),'
         case "identifier" if draft.kind.name == "forecast":
             return
         case "key" | "query" | "identifier":
@@ -190,6 +200,37 @@ def _selection(column: DraftColumn, draft: ModelDraft) -> Iterable[str]:
             yield f'{raw}.cast("double"){alias},'
         case "category":
             yield f"{raw}{alias},"
+
+
+def _instant(time: DraftColumn) -> str:
+    raw = f"F.col({python_literal(_spark_name(time.raw_name))})"
+    return raw if time.type.endswith("tz=UTC]") else f'F.to_utc_timestamp({raw}.cast("timestamp"), timezone)'
+
+
+def _event_selection(events: EventsDraft) -> list[str]:
+    """Return the lines that make a key, a time and numbers of a row of events."""
+    lines = []
+    for column in events.columns_of("key", "time", "number"):
+        raw = f"F.col({python_literal(_spark_name(column.raw_name))})"
+        if column.role == "time":
+            lines.append(f'{_instant(column)}.alias("_at"),')
+        elif column.role == "key":
+            kind = "string" if column.type == "string" else "bigint"
+            lines.append(f'{raw}.cast("{kind}").alias({python_literal(column.name)}),')
+        else:
+            lines.append(f"_number({raw}).alias({python_literal(column.name)}),")
+    return lines
+
+
+def _event_trailing(events: EventsDraft, calendar: Calendar) -> Duration:
+    """Return how far back events are read, before the period itself."""
+    period = Duration.parse(calendar.period)
+    return Duration((max(events.windows.values()) - 1) * period.count, period.unit)
+
+
+def _bounds(time: DraftColumn) -> str:
+    """Return what times of a column are compared with."""
+    return {"timestamp[us]": "clock", "date32": "date"}.get(time.type, "instant")
 
 
 def _spark_name(name: str) -> str:

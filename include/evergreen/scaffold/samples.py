@@ -44,6 +44,7 @@ _NUMBER_TYPES = ("int", "float", "decimal")
 _PLAIN_TYPES = (*_ORDERED_TYPES, "bool", "string")
 
 SampleFormat = Literal["parquet", "csv", "jsonl", "query", "delta"]
+FILE_FORMATS: tuple[SampleFormat, ...] = ("parquet", "csv", "jsonl")
 
 
 @dataclass(frozen=True)

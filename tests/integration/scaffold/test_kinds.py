@@ -73,7 +73,13 @@ def test_a_new_model_of_each_kind_is_tried_up_to_its_gates(
     use_models: Callable[..., None],
 ) -> None:
     project = make_project(tmp_path / "project", monkeypatch, use_models)
-    pq.write_table(sample(), tmp_path / "lines.parquet")
+    pq.write_table(lines := sample(), tmp_path / "lines.parquet")
+    if declared["kind"] == "ranking":  # events are tried with one of them
+        events = lines.select(["article_no", "sold at", "Price €", "gift"]).rename_columns(
+            ["Article No", "seen", "rows", "day"]
+        )
+        pq.write_table(events, tmp_path / "lookups.parquet")
+        arguments += ("--events", str(tmp_path / "lookups.parquet"))
     project.new("lines", tmp_path / "lines.parquet", *arguments, "--deliver")
     spec = load_spec("lines")
     assert {name: getattr(spec, name) for name in declared} == declared

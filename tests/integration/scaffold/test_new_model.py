@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -24,7 +25,7 @@ from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
 from evergreen.window import RunReason, Window
-from support.scaffolds import Project, make_project, order_lines
+from support.scaffolds import START, Project, make_project, order_lines
 
 pytestmark = pytest.mark.integration
 
@@ -67,20 +68,63 @@ def assert_served_as_learned(model: ModelSpec, rows: list[dict[str, Any]]) -> No
     assert any(value is not None for values in served.values() for value in values)
 
 
+def write_visits(file: Path) -> list[dict[str, Any]]:
+    """Write events of stores, from before the first order line on and not on all days, as CSV; return them."""
+    draw = random.Random(79)
+    visits = [
+        {
+            "store": draw.choice(["Köln Süd", 'O"Fallon', "東京"]),  # and none of the fourth store
+            "at": START + timedelta(days=day, hours=draw.uniform(-5, 17)),
+            "wait min": draw.choice([None, -0.0, 0.0, draw.uniform(-1e-9, 1e12)]),
+        }
+        for day in range(-9, 26)
+        if day not in (-2, 11, 12)
+        for _ in range(12)
+    ]
+    draw.shuffle(visits)
+    columns = {name: [visit[name] for visit in visits] for name in visits[0]}
+    pyarrow.csv.write_csv(pa.table(columns | {"at": pa.array(columns["at"], pa.timestamp("us", "UTC"))}), file)
+    return visits
+
+
+def assert_events_of_oracle(row: dict[str, Any], begin: datetime, visits: list[dict[str, Any]]) -> bool:
+    """Check what a training row has of events against plain Python; return whether there were any."""
+    values = {name.removeprefix("visits_history__"): value for name, value in row.items() if "visits_history" in name}
+    seen: list[dict[str, Any]] = []
+    for window, days in (("1d", 1), ("7d", 7)):
+        seen = [v for v in visits if v["store"] == row["store"] and begin - timedelta(days) <= v["at"] < begin]
+        waits = [visit["wait min"] for visit in seen if visit["wait min"] is not None]
+        # A store that was asked about lately has 0 events; one that is new has no row.
+        first_day = begin <= START
+        assert values[f"rows_{window}"] == len(seen) or (first_day and not seen and values[f"rows_{window}"] is None)
+        mean, largest = (values[f"wait_min_{name}_{window}"] for name in ("mean", "max"))
+        assert (mean, largest) == ((pytest.approx(sum(waits) / len(waits)), max(waits)) if waits else (None, None))
+    last = max((visit["at"] for visit in seen), default=None)
+    since = None if last is None else pytest.approx((begin - last) / timedelta(hours=1), abs=1e-6)
+    assert values["hours_since_last"] == since
+    return bool(seen)
+
+
 def test_order_lines_become_a_candidate_that_sees_no_future(project: Project, tmp_path: Path) -> None:
-    """Hostile names, nulls, a key of text and one of numbers; histories equal those of an oracle in plain Python."""
+    """Hostile names, nulls, a key of text and one of numbers, and events beside the lines.
+
+    Histories equal those of an oracle in plain Python.
+    """
     sample = order_lines(days=26)
     pq.write_table(sample, tmp_path / "order lines.parquet")
-    project.new("margin", tmp_path / "order lines.parquet", "--label", "loss", "--deliver", "--label-delay", "2d")
+    visits = write_visits(tmp_path / "visits.csv")
+    arguments = ("--label", "loss", "--deliver", "--label-delay", "2d", "--events", str(tmp_path / "visits.csv"))
+    project.new("margin", tmp_path / "order lines.parquet", *arguments)
     rows, verdict = train_and_judge(load_spec("margin"))
     assert verdict.promote, verdict
     lines = sample.to_pylist()
     assert len(rows) > 1000
-    compared = 0
+    compared = with_events = 0
     for row in random.Random(19).sample(rows, 100):
         # Days are those of the zone that the file names.
         local = row["event_timestamp"].astimezone(ZoneInfo("Europe/Berlin"))
         begin = local.replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
+        with_events += assert_events_of_oracle(row, begin, visits)
         for key, column in (("store", "Store"), ("article_no", "article_no")):
             known = [
                 line["loss"] == "yes"
@@ -94,6 +138,7 @@ def test_order_lines_become_a_candidate_that_sees_no_future(project: Project, tm
                 assert rate == pytest.approx(sum(known) / len(known), abs=1e-12)
                 compared += 1
     assert compared > 150
+    assert 50 < with_events < 100
 
 
 @pytest.mark.slow

@@ -113,19 +113,72 @@ def samples() -> dict[str, tuple[pa.Table, tuple[str, ...]]]:
         ),
         "one class of many numbers": (
             pa.table({"at": hour, "who": [f"p{n % 9}" for n in numbers], "score": [n * 37 % 101 for n in numbers]}),
-            ("--label", "score", "--positive", "7"),
+            ("--label", "score", "--positive", "7", "--timezone", "Europe/Berlin", "--period", "1h"),
         ),
     }
 
 
-SAMPLES = samples()
+def events() -> dict[str, dict[str, pa.Table]]:
+    """Files of events beside some of the samples, by the name of the sample."""
+    hours = [datetime(2026, 3, 2, tzinfo=UTC) + timedelta(hours=n) for n in range(600)]
+    clock = [datetime(2026, 3, 28) + timedelta(minutes=20 * n) for n in range(400)]
+    return {
+        "order lines": {
+            "Sensor log": pa.table(
+                {
+                    "Measured at": hours,
+                    "store": ["Köln Süd", "東京", None] * 200,
+                    "rows": [n / 7 for n in range(600)],
+                    'it\'s "°C"': pa.array([Decimal(n) for n in range(600)], pa.decimal128(9, 2)),
+                    "Error code": list(range(600)),
+                    "event_at": ["text"] * 600,
+                    "_at": pa.array(range(600), pa.int16()),
+                }
+            ),
+            "store": pa.table({"Store": ["東京"] * 20, "closed on": [date(2026, 3, n + 2) for n in range(20)]}),
+        },
+        "weekly amounts": {
+            "visits": pa.table(
+                {"day": [date(2026, 1, 2) + timedelta(n) for n in range(140)], "Shop": [n % 20 for n in range(140)]}
+            )
+        },
+        "clock times": {
+            "history": pa.table({"kind id": pa.array([n % 5 for n in range(400)], pa.int16()), "when": clock})
+        },
+        "customers of weeks": {
+            "examples": pa.table(
+                {"customer_id": [n % 20 for n in range(600)], "at": hours, "Paid": [n / 3 for n in range(600)]}
+            )
+        },
+        "one class of many numbers": {
+            "rows": pa.table({"who": [f"p{n % 9}" for n in range(400)], "at": clock}),
+        },
+    }
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_a_new_model_is_formatted_and_has_no_faults(name: str, project: Project, tmp_path: Path) -> None:
+SAMPLES, EVENTS = samples(), events()
+
+
+def write_events(name: str, folder: Path) -> list[str]:
+    """Write the files of events beside a sample; return the arguments that name them."""
+    arguments = []
+    for file, table in EVENTS[name].items():
+        pq.write_table(table, folder / f"{file}.parquet")
+        arguments += ["--events", str(folder / f"{file}.parquet")]
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "has_events"), [*((name, False) for name in SAMPLES), *((name, True) for name in EVENTS)]
+)
+def test_a_new_model_is_formatted_and_has_no_faults(
+    name: str, has_events: bool, project: Project, tmp_path: Path
+) -> None:
     table, arguments = SAMPLES[name]
     file = tmp_path / f"{name}.parquet"
     pq.write_table(table, file)
+    if has_events:
+        arguments += tuple(write_events(name, tmp_path))
     project.new("margin", file, *arguments)
     ruff = [sys.executable, "-m", "ruff"]
     places = [project.folder / place for place in ("models", "feature_repo", "dags", "tests")]
