@@ -156,7 +156,7 @@ def compare_new_logs(
     """
     calendar = feature_spec(model).calendar
     try:
-        files = {period: items for period, items in list_log_files(model.name).items() if tenure.as_of <= period < end}
+        files = list_log_files(model.name, tenure.as_of, end)
     except Exception as error:  # of any class: a store of others
         log.warning("the serving log cannot be listed", exc_info=error)
         return [f"serving log: it cannot be listed: {first_line(error)}"]

@@ -28,7 +28,7 @@ from evergreen.feature_store.model_inputs import ModelInputs, coarse_type
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.lake import datasets
 from evergreen.settings import settings
-from evergreen.storage import UPath, list_files, storage_path
+from evergreen.storage import UPath, list_files, list_names, storage_path
 
 ID, TIME, VERSION, CONTENT, LATENCY = "prediction_id", "request_time", "model_version", "model_content", "latency_ms"
 
@@ -142,19 +142,22 @@ def logs_folder(model: str) -> UPath:
     return storage_path(settings().serving_logs) / model
 
 
-def list_log_files(model: str) -> dict[str, list[LogFile]]:
-    """Return the Parquet files of each period that has some, in order of their paths. Hidden files are none of them."""
+def list_log_files(model: str, start: str, end: str) -> dict[str, list[LogFile]]:
+    """Return the Parquet files of each period from `start` until `end`, exclusively, in order of their paths.
+
+    Hidden files are none of them. Of earlier periods, whose logs may be years of files, only the names are listed.
+    """
     files: dict[str, list[LogFile]] = {}
     folder = logs_folder(model)
-    if not folder.is_dir():
-        return files
-    for path, size, changed_at in list_files(folder):
-        parts = path.split("/")
-        if len(parts) < 2 or not path.endswith(".parquet") or any(part.startswith((".", "_")) for part in parts):
+    for name in list_names(folder):
+        period = datasets.partition_period(name)
+        is_partition = re.fullmatch(r"(day|period)=[0-9TZ-]+", name) and datasets.period_partition(period) == name
+        if not is_partition or not start <= period < end:
             continue
-        period = datasets.partition_period(parts[0])
-        if re.fullmatch(r"(day|period)=[0-9TZ-]+", parts[0]) and datasets.period_partition(period) == parts[0]:
-            files.setdefault(period, []).append(LogFile(path, size, changed_at))
+        for path, size, changed_at in list_files(folder / name):
+            is_hidden = any(part.startswith((".", "_")) for part in path.split("/"))
+            if path.endswith(".parquet") and not is_hidden:
+                files.setdefault(period, []).append(LogFile(f"{name}/{path}", size, changed_at))
     return {period: sorted(items) for period, items in sorted(files.items())}
 
 

@@ -168,7 +168,7 @@ def test_texts_of_others_are_shown_short_and_on_one_line() -> None:
 
 def test_files_are_listed_by_period(home: Path) -> None:
     folder = logs_folder("ponds")
-    assert list_log_files("ponds") == {}
+    assert list_log_files("ponds", "2013-01-01", "2014-01-01") == {}
     for path in (
         "day=2013-01-07/b.parquet", "day=2013-01-07/sub/a.parquet", "period=2013-01-08T0600Z/x.parquet",
         "day=2013-01-07/.part.parquet", "day=2013-01-07/_tmp/a.parquet", "day=2013-01-07/a.csv", "day=..%2f/x.parquet",
@@ -177,10 +177,12 @@ def test_files_are_listed_by_period(home: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(b"x")
     os.utime(folder / "day=2013-01-07/b.parquet", (5, 5))
-    found = list_log_files("ponds")
+    found = list_log_files("ponds", "2013-01-01", "2014-01-01")
     assert list(found) == ["2013-01-07", "2013-01-08T06:00Z"]
     assert [file.path for file in found["2013-01-07"]] == ["day=2013-01-07/b.parquet", "day=2013-01-07/sub/a.parquet"]
     assert found["2013-01-07"][0] == LogFile("day=2013-01-07/b.parquet", 1, 5.0)
+    assert list(list_log_files("ponds", "2013-01-07", "2013-01-08")) == ["2013-01-07"]
+    assert not list_log_files("ponds", "2013-01-01", "2013-01-07"), "the end is exclusive"
 
 
 def test_inputs_that_are_named_like_columns_of_the_log_are_named() -> None:
