@@ -134,6 +134,10 @@ def create_if_absent(file: UPath, data: bytes) -> bool:
         return True
 
 
+class RefusedFileError(OSError):
+    """A file that others wrote is none to be read: a link, no regular file, or too large. Its store is all right."""
+
+
 class StoredFile(NamedTuple):
     """A file as it was read, and what tells it from those that replace it."""
 
@@ -318,7 +322,7 @@ def read_untrusted(file: UPath | Path, root: UPath | Path, max_bytes: int | None
     with _open_untrusted(file, root) as source:
         content = source.read(-1 if max_bytes is None else max_bytes + 1)
     if max_bytes is not None and len(content) > max_bytes:
-        raise OSError(f"{file} is refused: it has more than {max_bytes:,} bytes")
+        raise RefusedFileError(f"{file} is refused: it has more than {max_bytes:,} bytes")
     return content
 
 
@@ -333,7 +337,7 @@ def check_no_link(file: UPath | Path, root: UPath | Path) -> None:
             if part == root:
                 return
             if part.is_symlink():
-                raise OSError(f"{part} is refused: it is a link, which a pod may have placed; remove it")
+                raise RefusedFileError(f"{part} is refused: it is a link, which a pod may have placed; remove it")
 
 
 def list_names(folder: UPath) -> list[str]:
@@ -451,14 +455,16 @@ def _open_untrusted(file: UPath | Path, root: UPath | Path) -> Iterator[BinaryIO
         descriptor = os.open(name, flags | os.O_NONBLOCK, dir_fd=folder)  # a pipe would block
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise OSError(f"{file} is refused: it is a link, a socket or a pipe, or below a link") from None
+            raise RefusedFileError(f"{file} is refused: it is a link, a socket or a pipe, or below a link") from None
         raise type(error)(error.errno, error.strerror, str(file)) from None
     finally:
         os.close(folder)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # 0 if it was removed meanwhile
         os.close(descriptor)
-        raise OSError(f"{file} is refused: it is a folder, a device or a pipe, or has a second name (a hard link)")
+        raise RefusedFileError(
+            f"{file} is refused: it is a folder, a device or a pipe, or has a second name (a hard link)"
+        )
     with open(descriptor, "rb") as stream:
         yield stream
 

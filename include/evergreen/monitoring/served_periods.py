@@ -62,7 +62,7 @@ from evergreen.scoring.predictions import score_table
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.storage import Sha256, check_no_link, download, is_local, is_plain_file
+from evergreen.storage import RefusedFileError, Sha256, check_no_link, download, is_local, is_plain_file
 from evergreen.window import RunReason, Window
 
 LOG_SAMPLE_ROWS = 10_000
@@ -432,7 +432,11 @@ class _LogComparison:
 
 
 def _fetch_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return a local path of each file, by its path in the log, and what is refused."""
+    """Return a local path of each file, by its path in the log, and what is refused.
+
+    Raises:
+        OSError: the store fails, or the disk is full: that says nothing of a file, and another run may read it.
+    """
     folder, paths, refused = logs_folder(model), dict[str, Path](), list[str]()
     for number, file in enumerate(files):
         try:
@@ -440,14 +444,14 @@ def _fetch_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[d
             if is_local(source):
                 check_no_link(source, folder)
                 if not is_plain_file(source):
-                    raise OSError("it is no regular file")
+                    raise RefusedFileError("it is no regular file, or has a second name")
                 paths[file.path] = Path(source)
             else:
                 paths[file.path] = scratch / f"{number}.parquet"
                 download(source, paths[file.path], folder)
         except FileNotFoundError:
             paths.pop(file.path, None)  # removed since it was listed
-        except OSError as error:
+        except RefusedFileError as error:
             paths.pop(file.path, None)
             refused.append(f"{shorten(file.path)}: cannot be read: {shorten(first_line(error))}")
     return paths, refused

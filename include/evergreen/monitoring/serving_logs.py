@@ -43,6 +43,14 @@ _MAX_NAMED = 5  # faults of a file, and versions of other models
 _MAX_TEXT = 120  # characters of a name that comes from others
 _POSITION_COLUMNS = ("file_index", "file_row_number", "filename")  # which DuckDB adds
 _FOUND = "{} is found"
+_MACHINE_ERRORS = (
+    duckdb.OutOfMemoryException,
+    duckdb.FatalException,
+    duckdb.InterruptException,
+    duckdb.ConnectionException,
+    duckdb.TransactionException,
+    duckdb.PermissionException,
+)
 _EXPECTED: Mapping[Kind, tuple[str, str]] = {
     "text": ("text", "write it as string"),
     "number": ("a number", "write it as int64 or float64"),
@@ -235,6 +243,10 @@ def read_period(
         start: of the period.
         end: exclusively.
         max_rows: of the sample.
+
+    Raises:
+        OSError: a file cannot be read for a reason that is not its own, such as a disk that fails.
+        duckdb.Error: likewise, such as too little memory.
     """
     database.execute(
         "CREATE OR REPLACE TEMP TABLE logged (file INTEGER, number BIGINT, id VARCHAR, digest UBIGINT); "
@@ -246,6 +258,8 @@ def read_period(
             if faults := _read_rows(database, number, files[name], schema, content, start, end):
                 foreign[number] = _describe(faults)
         except Exception as error:  # of any class: the file comes from others
+            if not _is_damaged(error, files[name]):
+                raise
             foreign[number] = f"cannot be read: {shorten(first_line(error))}"
         if number in foreign:
             _forget(database, number)
@@ -284,6 +298,26 @@ class _UnreadableError(Exception):
     def __init__(self, number: int, problem: str):
         super().__init__(problem)
         self.number = number
+
+
+def _is_damaged(error: Exception, file: Path) -> bool:
+    """Return whether an error of reading a file is the file's own fault, and not that of the disk or of memory."""
+    if isinstance(error, OSError):
+        return error.errno is None  # pyarrow raises it for what it cannot decode; the system gives a number
+    if isinstance(error, duckdb.IOException):  # of a file that ends too early, and of a disk that is full
+        return _is_undecodable(file)
+    return not isinstance(error, (MemoryError, *_MACHINE_ERRORS))
+
+
+def _is_undecodable(file: Path) -> bool:
+    """Return whether another reader finds that the content of a file is damaged."""
+    try:
+        for _ in pq.ParquetFile(file).iter_batches():
+            pass
+    except (pa.ArrowException, OSError) as error:
+        is_of_machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        return not is_of_machine
+    return False
 
 
 def _column(name: str, kind: Kind) -> LogColumn:
@@ -402,6 +436,8 @@ def _choose(
         try:
             tables.append(database.sql(query).to_arrow_table())
         except duckdb.Error as error:
+            if not _is_damaged(error, paths[number]):
+                raise
             raise _UnreadableError(number, first_line(error)) from None
     return (rows, duplicates, conflicts), pa.concat_tables(tables).combine_chunks().sort_by(ID)
 

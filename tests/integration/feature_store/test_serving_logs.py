@@ -237,6 +237,29 @@ def test_a_log_in_an_object_store_is_read(
     assert (serving.summary.rows, serving.summary.foreign_files, serving.summary.differing_features) == (24, 1, 0)
 
 
+def test_a_store_that_fails_once_is_no_truth(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The period is not published without the file that could not be read, and the next run reads it."""
+    publish(*range(1, 10))
+    monkeypatch.setenv("EVERGREEN_SERVING_LOGS", "memory://logs-of-a-store-that-fails")
+    settings.cache_clear()
+    file = write_log(tmp_path / "log.parquet", served_rows(champion, ponds, 8))
+    put(logs_folder(ponds.name) / "day=2013-01-08/a.parquet", file.read_bytes())
+
+    def fail(*_: object) -> str:
+        raise TimeoutError("503 Slow Down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served_periods, "download", fail)
+        problems, serving = compare(ponds)
+    assert problems == ["serving log: 2013-01-08: it cannot be compared: 503 Slow Down"]
+    assert serving.periods == ()
+    problems, serving = compare(ponds)
+    assert problems == []
+    assert [(period.rows, period.foreign) for period in serving.periods] == [(24, ())]
+
+
 def test_what_fails_of_a_period_keeps_no_other_from_being_compared(
     ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -136,6 +137,30 @@ def test_what_is_no_parquet_file_is_named(tmp_path: Path) -> None:
     logged = read(files)
     assert [problem.partition(":")[0] for problem in logged.foreign] == ["empty", "html", "torn"]
     assert sampled_ids(logged) == ["a"]
+
+
+def test_a_file_that_ends_too_early_for_its_columns_is_named(tmp_path: Path) -> None:
+    """Its footer is whole, and says that columns are where the file has ended: other bytes were left out."""
+    files = write(tmp_path, fine=log_table(["a"]))
+    whole = write_log(tmp_path / "whole.parquet", log_table([f"{n}" for n in range(5000)])).read_bytes()
+    files["short"] = tmp_path / "short.parquet"
+    files["short"].write_bytes(whole[:4] + whole[-(int.from_bytes(whole[-8:-4], "little") + 8) :])
+    logged = read(files)
+    assert [problem.partition(":")[0] for problem in logged.foreign] == ["short"]
+    assert sampled_ids(logged) == ["a"]
+
+
+def test_what_is_no_fault_of_a_file_is_raised(tmp_path: Path) -> None:
+    """Too little memory, and a file that the disk does not give: another run may read it."""
+    table = log_table([f"{number:0150}" for number in range(30_000)])
+    files = write(tmp_path, fine=table)
+    with open_database() as database:
+        database.execute("SET memory_limit = '1MB'; SET temp_directory = ''")
+        with pytest.raises(duckdb.OutOfMemoryException):
+            read_period(database, files, SCHEMA, CONTENT, START, END, 100)
+    assert read(files).rows, "the file is whole"
+    with pytest.raises(FileNotFoundError):
+        read({"gone": tmp_path / "gone.parquet"})
 
 
 def test_hostile_values_are_read_as_what_they_are(tmp_path: Path) -> None:
