@@ -76,11 +76,18 @@ def periods_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) ->
     """
     if not ttls:
         return list(window.periods)
-    calendar, first = window.calendar, None
-    if all(ttls):
-        first = calendar.shift(calendar.period_at(calendar.start(window.start) - timedelta(seconds=max(ttls))), -1)
+    first = first_period_in_reach(window.calendar, window.start, ttls)
     earlier = [period for period in inputs.published_periods(model, first) if period < window.start]
     return [*earlier, *window.periods]
+
+
+def first_period_in_reach(calendar: Calendar, start: str, ttls: Sequence[float]) -> str | None:
+    """Return the first period that examples from `start` on may have features of; None: all before it."""
+    if not ttls:
+        return start
+    if not all(ttls):
+        return None
+    return calendar.shift(calendar.period_at(calendar.start(start) - timedelta(seconds=max(ttls))), -1)
 
 
 def find_stale_features(model: ModelSpec, published: Mapping[str, Manifest]) -> StaleFeatures:

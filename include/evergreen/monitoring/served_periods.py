@@ -25,7 +25,8 @@ from pydantic import Field, ValidationError
 from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_line, validation_problem
 from evergreen.feature_store.logged_requests import join_as_learned, partitions_in_reach
 from evergreen.feature_store.model_inputs import ModelInputs
-from evergreen.features.inputs import published_manifests
+from evergreen.features.inputs import published_manifests, published_periods
+from evergreen.features.staleness import first_period_in_reach
 from evergreen.ingest.databases import open_database
 from evergreen.lake import datasets
 from evergreen.lake.datasets import Manifest
@@ -150,8 +151,8 @@ def compare_new_logs(
 ) -> list[str]:
     """Publish what the logs of periods before `end` show, as far as that is new, and return what cannot be compared.
 
-    Those with features and without a published result come first, the newest first. A run begins with none after
-    `COMPARING_SECONDS`. What fails of one period is named, and the others are compared nevertheless. Without a log
+    Those with features and without a published result come first, the oldest of them first: alarms follow from the days
+    so far, and those that a backlog adds are later ones. A run begins with none after `COMPARING_SECONDS`. What fails of one period is named, and the others are compared nevertheless. Without a log
     nothing costs anything.
     """
     calendar = feature_spec(model).calendar
@@ -183,7 +184,7 @@ def compare_new_logs(
         problems += [f"serving log: {problem}" for problem in reference.problems]
         due = _find_due(model, tenure, reference, files, features)
         is_published = {period: comparison.dataset.manifest(datasets.period_partition(period)) for period in due}
-        order = sorted(sorted(due, reverse=True), key=lambda period: is_published[period] is not None)
+        order = sorted(due, key=lambda period: (is_published[period] is not None, period))
         begun, failed = clock(), dict[str, list[str]]()
         for number, period in enumerate(order):
             if clock() - begun >= COMPARING_SECONDS:
@@ -247,21 +248,53 @@ def _find_due(
 ) -> dict[str, dict[str, Any]]:
     """Return what the results of periods with `features` follow from, of those that are not published like that.
 
-    Files are known by their sizes and times: they are not read again in each run.
+    Files are known by their sizes and times: they are not read again in each run. What was compared with features that
+    have expired since stays, unless its files are others: with those that are left it would show a false skew.
     """
     dataset, due = serving_dataset(model.name), dict[str, dict[str, Any]]()
     code = code_of(_CODE, ("duckdb", "pyarrow"))
-    for period, manifest in features.items():
+    reach = _describe_reach(model, reference, sorted(features))
+    for period in features:
         described = {
             "champion": tenure.content,
             "reference": reference.manifest.content_hash,
-            "features": manifest.content_hash,
+            "reach": reach[period],
             "files": compute_fingerprint([[file.path, file.size, file.changed_at] for file in files[period]]),
             "code": code,
         }
-        if dataset.find(datasets.period_partition(period), compute_fingerprint(described)) is None:
+        partition = datasets.period_partition(period)
+        fingerprint = compute_fingerprint(described)
+        published = dataset.manifest(partition)
+        if published and _is_beyond_recall(published.inputs, described):
+            fingerprint = published.fingerprint
+        if dataset.find(partition, fingerprint) is None:
             due[period] = described
     return due
+
+
+def _describe_reach(
+    model: ModelSpec, reference: ServedReference, periods: Sequence[str]
+) -> dict[str, dict[str, str | None]]:
+    """Return of each period which features its requests may have: the first partition, and a hash of the content."""
+    calendar = feature_spec(model).calendar
+    ttls = [_EXPIRED_TTLS * ttl for ttl in reference.manifest.inputs.get("ttls", [0])]
+    first = first_period_in_reach(calendar, periods[0], ttls)
+    published = [period for period in published_periods(model, first) if period <= periods[-1]]
+    hashes = {period: manifest.content_hash for period, manifest in published_manifests(model, published).items()}
+    reach = {}
+    for period in periods:
+        first = first_period_in_reach(calendar, period, ttls) or ""
+        content = {name: value for name, value in hashes.items() if first <= name <= period}
+        reach[period] = {"first": min(content, default=None), "content": compute_fingerprint(content)}
+    return reach
+
+
+def _is_beyond_recall(published: Mapping[str, Any], described: Mapping[str, Any]) -> bool:
+    """Return whether features that a published result was compared with have expired, and its log is the same."""
+    if any(published[name] != described[name] for name in ("champion", "files")) or "reach" not in published:
+        return False
+    before, now = (inputs["reach"]["first"] for inputs in (published, described))
+    return before is not None and (now is None or before < now)
 
 
 class _LogComparison:

@@ -76,6 +76,8 @@ def publish_served_reference(
         "champion": tenure.content,
         "training_set": training_set.content_hash if training_set else None,
         "columns": list(inputs.column_names),
+        # Which features requests may have follows from them, also where the model is not opened.
+        "ttls": sorted({view.ttl_seconds for view in inputs.views.values()}),
         "code": _reference_code(),
     }
     fingerprint = compute_fingerprint(described)

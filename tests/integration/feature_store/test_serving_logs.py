@@ -237,6 +237,23 @@ def test_a_log_in_an_object_store_is_read(
     assert (serving.summary.rows, serving.summary.foreign_files, serving.summary.differing_features) == (24, 1, 0)
 
 
+def test_a_period_is_compared_again_when_earlier_features_are_published(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its requests have features of the days before, by the view's TTL; what expires changes nothing."""
+    publish(1, 5, 6, 8)
+    write(ponds, 8, served_rows(champion, ponds, 8, levels__level=lambda _: 7.23, pond=lambda _: "z"))
+    problems, serving = compare(ponds)
+    assert problems == []
+    assert [skew.rows for skew in serving.periods[0].skew] == [24]
+    publish(7, ponds="abz")
+    problems, serving = compare(ponds)
+    assert (problems, serving.periods[0].skew) == ([], ())
+    (open_dataset(f"features/{ponds.name}").root / "_manifests" / "day=2013-01-01.json").unlink()
+    monkeypatch.setattr(RegisteredModels, "open", lambda *_: pytest.fail("a period is compared without all features"))
+    assert compare(ponds)[1].fingerprint == serving.fingerprint
+
+
 def test_a_store_that_fails_once_is_no_truth(
     ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -284,6 +301,25 @@ def test_what_fails_of_a_period_keeps_no_other_from_being_compared(
     assert problems == ["serving log: 1 more periods are compared by the next runs"]
     assert compare(ponds)[0] == []
     assert len(read_served(ponds, tenure.content, [])[1]) == 3
+
+
+def test_a_backlog_opens_one_alarm(ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run has time for one period: the alarm stays that of the first day, which is the oldest."""
+    publish(*range(1, 10))
+    for number in (6, 7, 8, 9):
+        write(ponds, number, served_rows(champion, ponds, number, levels__level=lambda n: n / 100 - 1))
+    found, tenure = state(ponds)
+    for _ in range(4):
+        seconds = iter([0.0, 0.0, 1e9])
+        compare_new_logs(ponds, found, tenure, END, clock=lambda: next(seconds))
+        monitor_periods(ponds, END, "ada")
+        with monkeypatch.context() as patch:
+            patch.setattr(served_periods, "COMPARING_SECONDS", -1.0)
+            record = measure_performance(ponds, END, "ada")
+        assert record
+        assert [str(alarm.opened) for alarm in record.alarms if alarm.rule == "skew"] == ["2013-01-06"]
+    raised = [entry.event for entry in ledger.read_state(ponds.name).entries if isinstance(entry.event, AlarmRaised)]
+    assert [str(event.day) for event in raised if event.rule == "skew"] == ["2013-01-06"]
 
 
 def test_a_skew_is_an_alarm_and_on_the_page(ponds: ModelSpec, champion: xgb.Booster) -> None:
