@@ -46,7 +46,6 @@ from evergreen.monitoring.served_reference import (
 )
 from evergreen.monitoring.serving_logs import (
     ID,
-    MAX_LOG_FILES,
     TIME,
     LogFile,
     LoggedPeriod,
@@ -57,6 +56,7 @@ from evergreen.monitoring.serving_logs import (
     logs_folder,
     read_period,
     shorten,
+    size_problem,
 )
 from evergreen.monitoring.skew import describe_row, find_differences, find_other_predictions, value_text
 from evergreen.scoring.predictions import score_table
@@ -163,8 +163,10 @@ def compare_new_logs(
         return [f"serving log: it cannot be listed: {first_line(error)}"]
     if not files:
         return []
+    too_large = {period: text for period, items in files.items() if (text := size_problem(items))}
+    problems = [f"serving log: {period}: it is not compared: {text}" for period, text in too_large.items()]
+    files = {period: items for period, items in files.items() if period not in too_large}
     features = published_manifests(model, sorted(files))
-    problems = list[str]()
     if absent := [period for period in files if period not in features]:
         problems.append(f"serving log: {calendar.describe(absent)}: no features are published to compare with")
     if not features:
@@ -331,8 +333,6 @@ class _LogComparison:
         return served
 
     def _compare(self, period: str, files: Sequence[LogFile]) -> tuple[ServedPeriod, Counted, pa.Table]:
-        if len(files) > MAX_LOG_FILES:
-            raise ScoringError(f"its log has {len(files):,} files, and at most {MAX_LOG_FILES:,} are read: merge them")
         calendar = feature_spec(self._model).calendar
         with tempfile.TemporaryDirectory() as scratch, open_database() as database:
             paths, refused = _fetch_files(self._model.name, files, Path(scratch))

@@ -145,14 +145,15 @@ def monitor_periods(model: ModelSpec, end: str, actor: str) -> MonitoringRecord 
 def measure_performance(model: ModelSpec, end: str, actor: str) -> MonitoringRecord | None:
     """Measure the champion in periods before `end` whose labels have matured, and publish the record of all anew.
 
-    Only periods whose features, predictions or labels are new cost something. Return the record, which names what
-    cannot be measured; None if there is no champion.
+    Only periods whose features, predictions or labels are new cost something. Alarms of performance are raised before
+    logs of servers are compared. Return the record, which names what cannot be measured; None if there is no champion.
     """
     monitored = _publish_new_histograms(model, end)
     if monitored is None:
         return None
     state, tenure, _ = monitored
     measured = _measure_periods(model, state, end)
+    _publish_and_raise(model, actor, *monitored, measured)  # logs of others may take all the time that there is
     log_problems = _compare_logs(model, state, tenure, end)
     return _publish_and_raise(model, actor, *monitored, measured, log_problems, _estimate_periods(model, tenure, end))
 

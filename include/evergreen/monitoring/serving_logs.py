@@ -37,6 +37,9 @@ MAX_ID_LENGTH = 200
 MAX_LOG_FILES = 10_000
 """Of a period: with more, it is not read."""
 
+MAX_LOG_BYTES = 4 * 2**30
+"""Of the files of a period together, as they are stored: with more, it is not read."""
+
 Kind = Literal["text", "number", "integer", "boolean", "time", "instant"]
 
 _MAX_NAMED = 5  # faults of a file, and versions of other models
@@ -119,6 +122,19 @@ class LogFile(NamedTuple):
     path: str
     size: int
     changed_at: float
+
+
+def size_problem(files: Sequence[LogFile]) -> str | None:
+    """Return why the files of a period are too many, or too large, to be read, and what to do; or None."""
+    if len(files) > MAX_LOG_FILES:
+        return f"its log has {len(files):,} files, and at most {MAX_LOG_FILES:,} are read: merge them"
+    size = sum(file.size for file in files)
+    if size > MAX_LOG_BYTES:
+        return (
+            f"its log has {size:,} bytes, and at most {MAX_LOG_BYTES:,} are read: log a share of the requests, and no "
+            "columns that the model does not need"
+        )
+    return None
 
 
 class LoggedPeriod(NamedTuple):

@@ -18,7 +18,7 @@ from evergreen import ledger
 from evergreen.features.served_after import ServedAfter
 from evergreen.lake.datasets import open_dataset
 from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
-from evergreen.monitoring import served_periods
+from evergreen.monitoring import served_periods, service, serving_logs
 from evergreen.monitoring.period_rows import RegisteredModels
 from evergreen.monitoring.record import read_record, read_report
 from evergreen.monitoring.served_days import SERVED_INPUTS, ChampionServing, collect_serving
@@ -320,6 +320,40 @@ def test_a_backlog_opens_one_alarm(ponds: ModelSpec, champion: xgb.Booster, monk
         assert [str(alarm.opened) for alarm in record.alarms if alarm.rule == "skew"] == ["2013-01-06"]
     raised = [entry.event for entry in ledger.read_state(ponds.name).entries if isinstance(entry.event, AlarmRaised)]
     assert [str(event.day) for event in raised if event.rule == "skew"] == ["2013-01-06"]
+
+
+def test_a_log_that_takes_all_the_time_keeps_no_record_from_being_published(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TimeoutOfTask(BaseException):
+        pass
+
+    def run_out(*_: object) -> list[str]:
+        raise TimeoutOfTask
+
+    publish(*range(1, 10))
+    monkeypatch.setattr(service, "compare_new_logs", run_out)
+    with pytest.raises(TimeoutOfTask):
+        measure_performance(ponds, END, "ada")
+    record = read_record(ponds.name, state(ponds)[1].content)
+    assert record
+    assert record.periods == 4
+
+
+def test_a_period_with_too_large_files_is_named_and_the_others_are_compared(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(*range(1, 10))
+    write(ponds, 7, served_rows(champion, ponds, 7))
+    for name in ("a", "b"):
+        write(ponds, 8, served_rows(champion, ponds, 8), name)
+    size = (logs_folder(ponds.name) / "day=2013-01-07/a.parquet").stat().st_size
+    monkeypatch.setattr(serving_logs, "MAX_LOG_BYTES", size + 100)
+    problems, serving = compare(ponds)
+    (problem,) = problems
+    assert problem.startswith("serving log: 2013-01-08: it is not compared: its log has ")
+    assert f"at most {size + 100:,} are read: log a share of the requests" in problem
+    assert [period.period for period in serving.periods] == ["2013-01-07"]
 
 
 def test_a_skew_is_an_alarm_and_on_the_page(ponds: ModelSpec, champion: xgb.Booster) -> None:

@@ -18,7 +18,7 @@ whose labels come late or are corrected are measured again, which the monitoring
 ten minutes: the next runs measure the others. If it fails, `request_retrain` acts on the alarms that are known, and the
 next run measures what it did not.
 
-**What servers did.** If servers write a [log](../reference/serving-logs.md) of features and predictions, `measure` also
+**What servers did.** If servers write a [log](../reference/serving-logs.md) of features and predictions, `measure` then
 compares a sample of each period with the offline store, with the model, and with what the champion learned from: the
 alarm is called *skew*. A file of another schema is named, and the others are compared. A retrain would change nothing,
 so no skew asks for one.
