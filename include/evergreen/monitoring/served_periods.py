@@ -155,16 +155,17 @@ def compare_new_logs(
     so far, and those that a backlog adds are later ones. A run begins with none after `COMPARING_SECONDS`. What fails of one period is named, and the others are compared nevertheless. Without a log
     nothing costs anything.
     """
-    calendar = feature_spec(model).calendar
+    calendar, refused = feature_spec(model).calendar, list[str]()
     try:
-        files = list_log_files(model.name, tenure.as_of, end)
+        files = list_log_files(model.name, tenure.as_of, end, refused)
     except Exception as error:  # of any class: a store of others
         log.warning("the serving log cannot be listed", exc_info=error)
         return [f"serving log: it cannot be listed: {first_line(error)}"]
+    problems = [f"serving log: {problem}" for problem in refused]
     if not files:
-        return []
+        return problems
     too_large = {period: text for period, items in files.items() if (text := size_problem(items))}
-    problems = [f"serving log: {period}: it is not compared: {text}" for period, text in too_large.items()]
+    problems += [f"serving log: {period}: it is not compared: {text}" for period, text in too_large.items()]
     files = {period: items for period, items in files.items() if period not in too_large}
     features = published_manifests(model, sorted(files))
     if absent := [period for period in files if period not in features]:

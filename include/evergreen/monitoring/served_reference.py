@@ -102,8 +102,11 @@ def _training_sets(model: ModelSpec) -> Dataset:
 
 
 def _find_training_set(model: ModelSpec, state: LedgerState, tenure: ChampionTenure) -> Manifest | None:
-    as_of = find_promoting_verdict(state, tenure).as_of
-    return _training_sets(model).manifest(f"as_of={datasets.file_name_of_period(as_of)}")
+    """Return the training set that the champion's verdict names, or None: one of the same time may have replaced it."""
+    verdict = find_promoting_verdict(state, tenure)
+    published = _training_sets(model).manifest(f"as_of={datasets.file_name_of_period(verdict.as_of)}")
+    is_of_verdict = published and published.content_hash == verdict.fingerprints.get("training_set")
+    return published if is_of_verdict else None
 
 
 def _reference_code() -> dict[str, str]:

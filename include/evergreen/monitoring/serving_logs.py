@@ -28,7 +28,7 @@ from evergreen.feature_store.model_inputs import ModelInputs, coarse_type
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.lake import datasets
 from evergreen.settings import settings
-from evergreen.storage import UPath, list_files, list_names, storage_path
+from evergreen.storage import RefusedFileError, UPath, check_no_link, list_files, list_names, storage_path
 
 ID, TIME, VERSION, CONTENT, LATENCY = "prediction_id", "request_time", "model_version", "model_content", "latency_ms"
 
@@ -166,10 +166,11 @@ def logs_folder(model: str) -> UPath:
     return storage_path(settings().serving_logs) / model
 
 
-def list_log_files(model: str, start: str, end: str) -> dict[str, list[LogFile]]:
+def list_log_files(model: str, start: str, end: str, problems: list[str]) -> dict[str, list[LogFile]]:
     """Return the Parquet files of each period from `start` until `end`, exclusively, in order of their paths.
 
-    Hidden files are none of them. Of earlier periods, whose logs may be years of files, only the names are listed.
+    Hidden files are none of them. Of earlier periods, whose logs may be years of files, only the names are listed. The
+    folder of a period that is a link is not read: it is added to `problems`.
     """
     files: dict[str, list[LogFile]] = {}
     folder = logs_folder(model)
@@ -177,6 +178,11 @@ def list_log_files(model: str, start: str, end: str) -> dict[str, list[LogFile]]
         period = datasets.partition_period(name)
         is_partition = re.fullmatch(r"(day|period)=[0-9TZ-]+", name) and datasets.period_partition(period) == name
         if not is_partition or not start <= period < end:
+            continue
+        try:
+            check_no_link(folder / name, folder)
+        except RefusedFileError:
+            problems.append(f"{name} is a link, and is not read: put the files into the folder themselves")
             continue
         for path, size, changed_at in list_files(folder / name):
             is_hidden = any(part.startswith((".", "_")) for part in path.split("/"))

@@ -16,7 +16,7 @@ import xgboost as xgb
 
 from evergreen import ledger
 from evergreen.features.served_after import ServedAfter
-from evergreen.lake.datasets import open_dataset
+from evergreen.lake.datasets import Manifest, open_dataset
 from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
 from evergreen.monitoring import served_periods, service, serving_logs
 from evergreen.monitoring.period_rows import RegisteredModels
@@ -44,8 +44,6 @@ AS_OF = 5  # days after 1 January
 @pytest.fixture
 def champion(ponds: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> xgb.Booster:
     """A champion with data until 6 January, that is opened without a registry, and the training set it learned from."""
-    for event in (verdict_event(AS_OF), promotion("1", AS_OF, 1)):
-        ledger.append_decision(ponds.name, "ada", lambda _, event=event: event)
     rng = np.random.default_rng(1)
     rows = 4000
     # Days differ, and within a day a level hardly changes, as in what is served.
@@ -57,15 +55,23 @@ def champion(ponds: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     booster.save_model(folder / "model.ubj")
     monkeypatch.setattr(RegisteredModels, "open", lambda *_: (folder, INPUTS))
 
-    days = np.array([date(2012, 11, 1) + timedelta(days=number % 60) for number in range(rows)], "datetime64[D]")
+    training_set = publish_training_set(ponds, wind, level)
+    verdict = verdict_event(AS_OF).model_copy(update={"fingerprints": {"training_set": training_set.content_hash}})
+    for event in (verdict, promotion("1", AS_OF, 1)):
+        ledger.append_decision(ponds.name, "ada", lambda _, event=event: event)
+    return booster
+
+
+def publish_training_set(model: ModelSpec, wind: np.ndarray, level: np.ndarray, fingerprint: str = "f" * 64) -> Manifest:
+    dates = [date(2012, 11, 1) + timedelta(days=number % 60) for number in range(len(wind))]
+    days = np.array(dates, "datetime64[D]")
     table = pa.table({"day": days, "wind": wind, "levels__level": level})
-    dataset, partition = open_dataset(f"training_sets/{ponds.name}"), f"as_of={day(AS_OF)}"
-    staged = dataset.stage(partition, "f" * 64)
+    dataset, partition = open_dataset(f"training_sets/{model.name}"), f"as_of={day(AS_OF)}"
+    staged = dataset.stage(partition, fingerprint)
     files = {name: staged / f"{name}.parquet" for name in ("train", "holdout")}
     pq.write_table(table.filter(days < np.datetime64("2012-12-20")), files["train"])
     pq.write_table(table.filter(days >= np.datetime64("2012-12-20")), files["holdout"])
-    dataset.publish(partition, "f" * 64, files, {"definitions": {}})
-    return booster
+    return dataset.publish(partition, fingerprint, files, {"definitions": {}})
 
 
 def state(model: ModelSpec) -> tuple[LedgerState, ChampionTenure]:
@@ -252,6 +258,18 @@ def test_a_period_is_compared_again_when_earlier_features_are_published(
     (open_dataset(f"features/{ponds.name}").root / "_manifests" / "day=2013-01-01.json").unlink()
     monkeypatch.setattr(RegisteredModels, "open", lambda *_: pytest.fail("a period is compared without all features"))
     assert compare(ponds)[1].fingerprint == serving.fingerprint
+
+
+def test_another_training_set_of_the_same_time_is_no_reference(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    publish(*range(1, 10))
+    write(ponds, 8, served_rows(champion, ponds, 8))
+    publish_training_set(ponds, np.full(4000, 99.0), np.full(4000, 99.0), "e" * 64)
+    problems, serving = compare(ponds)
+    assert problems == [
+        "serving log: the distribution of inputs is not compared: the champion's training set is not in the lake any "
+        "more"
+    ]
+    assert SERVED_INPUTS not in serving.series
 
 
 def test_a_store_that_fails_once_is_no_truth(

@@ -192,8 +192,8 @@ def test_texts_of_others_are_shown_short_and_on_one_line() -> None:
 
 
 def test_files_are_listed_by_period(home: Path) -> None:
-    folder = logs_folder("ponds")
-    assert list_log_files("ponds", "2013-01-01", "2014-01-01") == {}
+    folder, problems = logs_folder("ponds"), list[str]()
+    assert list_log_files("ponds", "2013-01-01", "2014-01-01", problems) == {}
     for path in (
         "day=2013-01-07/b.parquet", "day=2013-01-07/sub/a.parquet", "period=2013-01-08T0600Z/x.parquet",
         "day=2013-01-07/.part.parquet", "day=2013-01-07/_tmp/a.parquet", "day=2013-01-07/a.csv", "day=..%2f/x.parquet",
@@ -202,12 +202,27 @@ def test_files_are_listed_by_period(home: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(b"x")
     os.utime(folder / "day=2013-01-07/b.parquet", (5, 5))
-    found = list_log_files("ponds", "2013-01-01", "2014-01-01")
+    found = list_log_files("ponds", "2013-01-01", "2014-01-01", problems)
     assert list(found) == ["2013-01-07", "2013-01-08T06:00Z"]
     assert [file.path for file in found["2013-01-07"]] == ["day=2013-01-07/b.parquet", "day=2013-01-07/sub/a.parquet"]
     assert found["2013-01-07"][0] == LogFile("day=2013-01-07/b.parquet", 1, 5.0)
-    assert list(list_log_files("ponds", "2013-01-07", "2013-01-08")) == ["2013-01-07"]
-    assert not list_log_files("ponds", "2013-01-01", "2013-01-07"), "the end is exclusive"
+    assert list(list_log_files("ponds", "2013-01-07", "2013-01-08", problems)) == ["2013-01-07"]
+    assert not list_log_files("ponds", "2013-01-01", "2013-01-07", problems), "the end is exclusive"
+    assert problems == []
+
+
+def test_the_folder_of_a_period_that_is_a_link_is_named_and_not_read(home: Path, tmp_path: Path) -> None:
+    folder, problems = logs_folder("ponds"), list[str]()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.parquet").write_bytes(b"x")
+    (folder / "day=2013-01-08").mkdir(parents=True)
+    (folder / "day=2013-01-08" / "a.parquet").write_bytes(b"x")
+    for link in (folder / "day=2013-01-07", folder / "day=2013-01-08" / "sub"):
+        link.symlink_to(tmp_path / "elsewhere")
+    found = list_log_files("ponds", "2013-01-01", "2014-01-01", problems)
+    assert [file.path for file in found["2013-01-08"]] == ["day=2013-01-08/a.parquet"]
+    assert list(found) == ["2013-01-08"]
+    assert problems == ["day=2013-01-07 is a link, and is not read: put the files into the folder themselves"]
 
 
 def test_inputs_that_are_named_like_columns_of_the_log_are_named() -> None:
