@@ -3,6 +3,7 @@
     serving/flight_delay/                        a dataset
         _manifests/reference=3f9a….json          of a champion: bins of its inputs, and histograms of its training set
         _manifests/day=2013-03-01.json           of a period: what its log shows, and histograms of the inputs in it
+        _manifests/attempts=3f9a….json           of a champion: periods that could not be compared (`served_attempts`)
 
 A log grows, and may come late: a period is compared again when its files are others. Of a period `LOG_SAMPLE_ROWS`
 rows are compared, those whose ids have the smallest hash, so each run takes the same ones, and the cost is bounded.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_line, validation_problem
@@ -32,9 +35,11 @@ from evergreen.lake import datasets
 from evergreen.lake.datasets import Manifest
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import ChampionTenure, LedgerState
+from evergreen.monitoring.effect_sizes import FloatValues
 from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
 from evergreen.monitoring.histograms import Histogram, count_by_bin
 from evergreen.monitoring.period_rows import RegisteredModels
+from evergreen.monitoring.served_attempts import ComparisonAttempts
 from evergreen.monitoring.served_reference import (
     SERVED,
     ServedReference,
@@ -59,7 +64,7 @@ from evergreen.monitoring.serving_logs import (
     size_problem,
 )
 from evergreen.monitoring.skew import describe_row, find_differences, find_other_predictions, value_text
-from evergreen.scoring.predictions import score_table
+from evergreen.scoring.predictions import TableScorer
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -70,6 +75,8 @@ LOG_SAMPLE_ROWS = 10_000
 """Of a period, at most."""
 COMPARING_SECONDS = 300.0
 """After which a run begins with no further period."""
+MAX_SCORING_CALLS = 1000
+"""Of a period, to tell the rows that a model refuses from the others."""
 MAX_FOREIGN = 20
 """Files of a period that are named."""
 
@@ -152,8 +159,9 @@ def compare_new_logs(
     """Publish what the logs of periods before `end` show, as far as that is new, and return what cannot be compared.
 
     Those with features and without a published result come first, the oldest of them first: alarms follow from the days
-    so far, and those that a backlog adds are later ones. A run begins with none after `COMPARING_SECONDS`. What fails of one period is named, and the others are compared nevertheless. Without a log
-    nothing costs anything.
+    so far, and those that a backlog adds are later ones. What has failed before comes last. A run begins with none
+    after `COMPARING_SECONDS`. What fails of one period is named, and the others are compared nevertheless. Without a
+    log nothing costs anything.
     """
     calendar, refused = feature_spec(model).calendar, list[str]()
     try:
@@ -187,18 +195,22 @@ def compare_new_logs(
         problems += [f"serving log: {problem}" for problem in reference.problems]
         due = _find_due(model, tenure, reference, files, features)
         is_published = {period: comparison.dataset.manifest(datasets.period_partition(period)) for period in due}
-        order = sorted(due, key=lambda period: (is_published[period] is not None, period))
+        attempts = ComparisonAttempts(comparison.dataset, tenure.content, due)
+        order = sorted(due, key=lambda name: (name in attempts.failed, is_published[name] is not None, name))
         begun, failed = clock(), dict[str, list[str]]()
         for number, period in enumerate(order):
             if clock() - begun >= COMPARING_SECONDS:
                 problems.append(f"serving log: {len(order) - number:,} more periods are compared by the next runs")
                 break
             try:
+                attempts.begin(period)
                 comparison.publish(period, files[period], due[period])
+                attempts.end(period)
             except Exception as error:  # of any class: files of others, the store, libraries of models
                 if not isinstance(error, EvergreenError):
                     log.warning("the log of %s cannot be compared", period, exc_info=error)
                 failed.setdefault(shorten(first_line(error)), []).append(period)
+        attempts.close()
     problems += [
         f"serving log: {calendar.describe(sorted(periods))}: it cannot be compared: {text}"
         for text, periods in failed.items()
@@ -451,7 +463,13 @@ class _LogComparison:
             return None
         if lacking := [name for name in names if name not in sample.column_names]:
             raise ScoringError(f"the log has no {', '.join(lacking)}")
-        computed = score_table(self._folder, sample.select(list(names)), names, self._inputs.prediction)
+        scorer = TableScorer(self._folder, sample.column_names, names, self._inputs.prediction)
+        scored, computed, reason = score_what_can_be(scorer.score, sample.select(list(names)))
+        if not scored.size:
+            raise ScoringError(reason)
+        if left_out := sample.num_rows - scored.size:
+            problems.append(f"{left_out:,} rows are not scored: the model refuses them, or rows beside them: {reason}")
+            sample = sample.take(scored)
         columns = [sample[column.name].to_numpy(zero_copy_only=False) for column in self._schema.predictions]
         logged = np.column_stack([column.astype(np.float64) for column in columns]).reshape(computed.shape)
         differs = find_other_predictions(logged, computed)
@@ -489,6 +507,30 @@ def _fetch_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[d
             paths.pop(file.path, None)
             refused.append(f"{shorten(file.path)}: cannot be read: {shorten(first_line(error))}")
     return paths, refused
+
+
+def score_what_can_be(
+    score: Callable[[pa.Table], FloatValues], table: pa.Table
+) -> tuple[NDArray[np.intp], FloatValues, str]:
+    """Return which rows of a table (n,) a model scores, their predictions, and why it does not score the others.
+
+    Rows that are refused together are scored in halves, until `MAX_SCORING_CALLS` were made: after that, what has not
+    been scored is left out.
+    """
+    parts, waiting, reason, calls = list[tuple[int, FloatValues]](), deque([(0, table.num_rows)]), "", 0
+    while waiting and calls < MAX_SCORING_CALLS:
+        start, count = waiting.popleft()
+        calls += 1
+        try:
+            parts.append((start, score(table.slice(start, count))))
+        except Exception as error:  # of any class: libraries of models, with values of others
+            reason = reason or shorten(first_line(error))
+            if count > 1:
+                waiting += [(start, count // 2), (start + count // 2, count - count // 2)]
+    parts.sort(key=lambda part: part[0])
+    rows = [np.arange(start, start + len(values)) for start, values in parts]
+    no_rows = np.zeros(0, np.intp)
+    return np.concatenate([no_rows, *rows]), np.concatenate([values for _, values in parts] or [np.zeros(0)]), reason
 
 
 def _infinite_rows(sample: pa.Table, columns: Sequence[str]) -> set[int]:

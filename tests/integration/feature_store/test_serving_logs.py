@@ -15,6 +15,7 @@ import pytest
 import xgboost as xgb
 
 from evergreen import ledger
+from evergreen.errors import ScoringError
 from evergreen.features.served_after import ServedAfter
 from evergreen.lake.datasets import Manifest, open_dataset
 from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
@@ -28,6 +29,7 @@ from evergreen.monitoring.service import measure_performance, monitor_periods, p
 from evergreen.monitoring.serving_logs import logs_folder
 from evergreen.periods import Calendar
 from evergreen.registry import versions
+from evergreen.scoring.predictions import TableScorer
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import put
@@ -128,7 +130,8 @@ def test_what_is_served_as_it_is_offline_has_no_skew(
         assert compare(ponds)[1].fingerprint == serving.fingerprint
     after = {name: serving_dataset(ponds.name).manifest(name) for name in serving_dataset(ponds.name).partitions()}
     assert before == after
-    assert list(before) == ["day=2013-01-07", "day=2013-01-08", f"reference={state(ponds)[1].content[:16]}"]
+    digits = state(ponds)[1].content[:16]
+    assert list(before) == [f"attempts={digits}", "day=2013-01-07", "day=2013-01-08", f"reference={digits}"]
 
 
 def test_causes_are_named_with_an_example(ponds: ModelSpec, champion: xgb.Booster) -> None:
@@ -208,6 +211,28 @@ def test_hostile_values_keep_no_row_from_being_compared(ponds: ModelSpec, champi
     assert (serving.summary.predictions, serving.summary.differing_predictions) == (22, 0)
     (skew,) = serving.periods[0].skew
     assert (skew.rows, sum(skew.causes.values())) == (2, 2)
+
+
+def test_rows_that_cannot_be_scored_keep_no_other_from_being_compared(
+    ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(*range(1, 10))
+    predict = TableScorer.score
+
+    def refuse(scorer: TableScorer, table: pa.Table) -> np.ndarray:
+        if 0.5 in table["wind"].to_pylist():
+            raise ScoringError("wind 0.5 is a category that the model has not learned")
+        return predict(scorer, table)
+
+    monkeypatch.setattr(TableScorer, "score", refuse)
+    write(ponds, 8, served_rows(champion, ponds, 8))
+    _, serving = compare(ponds)
+    assert serving.problems == (
+        "serving log: 2013-01-08: 1 rows are not scored: the model refuses them, or rows beside them: wind 0.5 is a "
+        "category that the model has not learned",
+    )
+    assert serving.summary
+    assert (serving.summary.predictions, serving.summary.differing_predictions) == (23, 0)
 
 
 def test_a_foreign_file_is_named_and_the_rest_is_compared(ponds: ModelSpec, champion: xgb.Booster) -> None:
@@ -317,6 +342,32 @@ def test_what_fails_of_a_period_keeps_no_other_from_being_compared(
     seconds = iter([0.0, 0.0, 1e9])
     problems = compare_new_logs(ponds, found, tenure, END, clock=lambda: next(seconds))
     assert problems == ["serving log: 1 more periods are compared by the next runs"]
+    assert compare(ponds)[0] == []
+    assert len(read_served(ponds, tenure.content, [])[1]) == 3
+
+
+def test_what_has_failed_comes_last(ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A period that takes all memory ends the task each time: the next run begins with another one."""
+    publish(*range(1, 10))
+    for number in (7, 8, 9):
+        write(ponds, number, served_rows(champion, ponds, number))
+    join, (found, tenure) = served_periods.join_as_learned, state(ponds)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments: Any, **options: Any) -> pa.Table:
+        if "day=2013-01-08" not in arguments[3]:
+            raise Killed
+        return join(*arguments, **options)
+
+    monkeypatch.setattr(served_periods, "join_as_learned", kill)
+    with pytest.raises(Killed):
+        compare_new_logs(ponds, found, tenure, END)
+    with pytest.raises(Killed):
+        compare_new_logs(ponds, found, tenure, END)
+    assert list(read_served(ponds, tenure.content, [])[1]) == ["2013-01-08", "2013-01-09"]
+    monkeypatch.setattr(served_periods, "join_as_learned", join)
     assert compare(ponds)[0] == []
     assert len(read_served(ponds, tenure.content, [])[1]) == 3
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from evergreen.lake.datasets import Manifest
+from evergreen.monitoring import served_periods
 from evergreen.monitoring.alarms import BREAK_BUDGET, DRIFT_BUDGET, judge_days
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
 from evergreen.monitoring.histograms import ColumnBins, Histogram
 from evergreen.monitoring.series import SeriesName
 from evergreen.monitoring.served_days import SERVING_BUDGET, input_series, skew_series, summarize
-from evergreen.monitoring.served_periods import ColumnSkew, PredictionSkew, ServedPeriod
+from evergreen.monitoring.served_periods import ColumnSkew, PredictionSkew, ServedPeriod, score_what_can_be
 from evergreen.monitoring.served_reference import SERVED, ServedReference
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen
@@ -112,6 +114,35 @@ def test_the_summary_is_of_the_last_periods() -> None:
     assert isinstance(summary, Frozen)
     with_files = summarize(periods[:3])
     assert (with_files.foreign_files, len(with_files.foreign)) == (30, 9)
+
+
+@pytest.mark.parametrize("bad", [(), (0,), (41, 42, 99), tuple(range(100))])
+def test_rows_that_a_model_refuses_are_left_out(bad: tuple[int, ...]) -> None:
+    def score(table: pa.Table) -> np.ndarray:
+        if refused := sorted(set(bad) & set(table["x"].to_pylist())):
+            raise KeyError(f"category {refused[0]}")
+        return np.column_stack([table["x"].to_numpy()] * 2).astype(float)
+
+    rows, values, reason = score_what_can_be(score, pa.table({"x": range(100)}))
+    assert rows.tolist() == [number for number in range(100) if number not in bad]
+    assert values[:, 1].tolist() == rows.tolist() if rows.size else not values.size
+    assert reason == (f"'category {bad[0]}'" if bad else "")
+
+
+def test_how_often_rows_are_scored_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def score(table: pa.Table) -> np.ndarray:
+        calls.append(table.num_rows)
+        if any(number % 97 == 0 for number in table["x"].to_pylist()):
+            raise ValueError("NaN for 1 of 1 rows")
+        return table["x"].to_numpy().astype(float)
+
+    monkeypatch.setattr(served_periods, "MAX_SCORING_CALLS", 200)
+    rows, values, reason = score_what_can_be(score, pa.table({"x": range(10_000)}))
+    assert (len(calls), reason) == (200, "NaN for 1 of 1 rows")
+    assert 1000 < rows.size < 10_000 - 104, "what is left by then is left out"
+    assert values.tolist() == rows.tolist()
 
 
 def count(rng: np.random.Generator, rows: int, shift: float = 0.0) -> dict[str, Histogram]:
