@@ -34,7 +34,7 @@ from evergreen.monitoring.expected_metrics import estimate_problem, expected_sum
 from evergreen.monitoring.matured import describe_metrics, monitored_gates
 from evergreen.monitoring.performance import DailyMetric
 from evergreen.monitoring.record import EstimateRecord
-from evergreen.monitoring.served_periods import PREDICTIONS_FILE
+from evergreen.monitoring.served_periods import PREDICTIONS_FILE, read_served_period
 from evergreen.monitoring.served_reference import serving_dataset
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.spec.loader import feature_spec
@@ -46,7 +46,7 @@ ESTIMATE_ROWS = 100_000
 ESTIMATING_SECONDS = 120.0
 """After which a run begins with no further period."""
 
-_ESTIMATE = "estimate"
+_ESTIMATE, _LOG = "estimate", "serving log"
 _NO_PREDICTIONS = "no predictions of the champion are published: `<model>.score` has made none, and no server has a log"
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,9 @@ class EstimatedPeriod(Frozen, allow_inf_nan=False):
     period: Period
     champion_content: Sha256
     source: Literal["batch predictions", "serving log"]
-    rows: int = Field(description="predictions that were read")
+    rows: int = Field(description="predictions that were read: all of the period, or a sample of them")
     sums: Mapping[NonEmptyStr, tuple[float, ...]] = Field(description="of each metric, by the gate's name")
-    problems: tuple[str, ...] = ()
+    problems: Mapping[NonEmptyStr, str] = Field({}, description="why a metric has none, by the gate's name")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def estimate_new(
     for period, (source, predictions, manifest) in _find_predictions(model, tenure, end).items():
         inputs = {
             "champion": tenure.content,
-            "predictions": manifest.files[PREDICTIONS_FILE].sha256,
+            # The log also says of how many rows its predictions are a sample.
+            "predictions": manifest.content_hash if source == _LOG else manifest.files[PREDICTIONS_FILE].sha256,
             "source": source,
             "metrics": metrics,
             "code": code,
@@ -115,21 +116,25 @@ def estimate_new(
         source, predictions, manifest, inputs = due[period]
         try:
             probabilities, rows = _read_predictions(predictions, manifest)
-            sums, failed = dict[str, tuple[float, ...]](), list[str]()
+            if source == _LOG:
+                rows = read_served_period(predictions, manifest).rows
+            sums, failed = dict[str, tuple[float, ...]](), dict[str, str]()
             for gate in gates:
                 try:
                     if expected := expected_sums(gate, probabilities):
                         # A sample stands for all rows of its period.
                         sums[gate.name] = tuple(rows / max(probabilities.size, 1) * term for term in expected)
+                    else:
+                        failed[gate.name] = "it does not exist for these predictions"
                 except NotComputedError as error:
-                    failed.append(f"{gate.name}: {error}")
+                    failed[gate.name] = str(error)
             estimate = EstimatedPeriod(
                 period=period,
                 champion_content=tenure.content,
                 source=source,
                 rows=probabilities.size,
                 sums=sums,
-                problems=tuple(failed),
+                problems=failed,
             )
             partition, fingerprint = datasets.period_partition(period), compute_fingerprint(inputs)
             file = dataset.stage(partition, fingerprint) / f"{_ESTIMATE}.json"
@@ -149,7 +154,8 @@ def collect_estimates(
     impossible = {gate.name: problem for gate in gates if (problem := estimate_problem(model, gate))}
     days: dict[str, dict[date, list[Sequence[float]]]] = {gate.name: {} for gate in gates}
     contents, described = dict[str, str](), describe_metrics(model) if len(impossible) < len(gates) else {}
-    failed = dict[str, list[str]]()
+    unreadable = list[str]()
+    failed: dict[str, dict[str, str]] = {gate.name: {} for gate in gates}
     dataset = estimates_dataset(model.name)
     names = dataset.partitions(datasets.period_partition(tenure.as_of)) if described and dataset.exists() else []
     for name in names:
@@ -164,16 +170,20 @@ def collect_estimates(
             estimate = EstimatedPeriod.model_validate_json(text)
         except (DatasetError, OSError, KeyError, ValidationError) as error:
             text_of = validation_problem(error) if isinstance(error, ValidationError) else first_line(error)
-            messages.append(f"estimates: {name} cannot be read: {text_of}")
+            unreadable.append(f"estimates: {name} cannot be read: {text_of}")
             continue
         contents[period] = manifest.content_hash
-        for problem in estimate.problems:
-            failed.setdefault(problem, []).append(period)
         for gate in gates:
-            is_same_metric = manifest.inputs["metrics"].get(gate.name) == described.get(gate.name)
-            if is_same_metric and gate.name in estimate.sums:
+            if manifest.inputs["metrics"].get(gate.name) != described.get(gate.name):
+                continue
+            if gate.name in estimate.sums:
                 days[gate.name].setdefault(calendar.date_of(period), []).append(estimate.sums[gate.name])
-    messages += [f"estimates: {calendar.describe(periods)}: {problem}" for problem, periods in sorted(failed.items())]
+            elif gate.name in estimate.problems:
+                failed[gate.name][period] = estimate.problems[gate.name]
+    messages += unreadable
+    for name, texts in sorted(failed.items()):
+        if texts:  # one line, whatever each period says: the newest is quoted
+            messages.append(f"estimates: {calendar.describe(texts)}: {name}: {texts[max(texts)]}")
     metrics = []
     for gate in gates:
         values = {
@@ -181,7 +191,9 @@ def collect_estimates(
             for day, parts in sorted(days[gate.name].items())
         }
         finite = {day: value for day, value in values.items() if np.isfinite(value)}
-        problem = impossible.get(gate.name) or (None if finite else _NO_PREDICTIONS)
+        problem = impossible.get(gate.name) or (
+            None if finite else _absence_reason(values, failed[gate.name], [*problems, *unreadable])
+        )
         metrics.append(EstimatedMetric(gate.name, finite, problem))
     fingerprint = {"periods": contents, "problems": messages, "not": impossible, "metrics": described}
     return ChampionEstimates(tuple(metrics), tuple(messages), fingerprint)
@@ -214,6 +226,17 @@ def compare_estimates(estimates: ChampionEstimates, realised: Sequence[DailyMetr
             )
         )
     return tuple(records)
+
+
+def _absence_reason(values: Mapping[date, float], failed: Mapping[str, str], problems: Sequence[str]) -> str:
+    """Return why no day has an estimate of a metric: values that are no numbers, or the newest failure."""
+    if failed:
+        newest = max(failed)
+        return f"no period could be estimated, the last one, {newest}: {failed[newest]}"
+    if values:
+        return f"no day has a number, the last one is {max(values)}"
+    # `estimate_new` begins with the newest period.
+    return problems[0].removeprefix("estimates: ") if problems else _NO_PREDICTIONS
 
 
 _Predictions = tuple[Literal["batch predictions", "serving log"], Dataset, Manifest]

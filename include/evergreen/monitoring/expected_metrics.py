@@ -45,15 +45,15 @@ def estimate_problem(model: ModelSpec, gate: MetricGate) -> str | None:
 def expected_sums(gate: MetricGate, probabilities: FloatValues) -> tuple[float, ...] | None:
     """Return the expected sums of a gate's metric over rows (n,), as `daily_metrics`; None if it does not exist.
 
+    Few rows are no error, as in `daily_metrics`: sums of short periods are added up.
+
     Raises:
-        NotComputedError: they are no probabilities, or too few.
+        NotComputedError: they are no probabilities.
     """
     with np.errstate(invalid="ignore"):
         invalid = int((~((probabilities >= 0) & (probabilities <= 1))).sum())
     if invalid:
         raise NotComputedError(f"{invalid:,} of {probabilities.size:,} predictions are no probabilities")
-    if probabilities.size < gate.min_rows:
-        raise NotComputedError(f"{probabilities.size:,} rows are too few, at least {gate.min_rows:,} are needed")
     rows = probabilities.size
     evidence = Evidence(
         label=np.concatenate([np.ones(rows), np.zeros(rows)]),

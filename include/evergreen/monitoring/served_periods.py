@@ -32,7 +32,7 @@ from evergreen.features.inputs import published_manifests, published_periods
 from evergreen.features.staleness import first_period_in_reach
 from evergreen.ingest.databases import open_database
 from evergreen.lake import datasets
-from evergreen.lake.datasets import Manifest
+from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import ChampionTenure, LedgerState
 from evergreen.monitoring.effect_sizes import FloatValues
@@ -243,15 +243,19 @@ def read_served(
             manifest = dataset.manifest(name)
             if manifest is None or manifest.inputs["champion"] != content:
                 continue
-            text = dataset.file_path(manifest, _LOGGED).read_bytes()
+            served = read_served_period(dataset, manifest)
             counted = read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
-            served = ServedPeriod.model_validate_json(text)
             periods[datasets.partition_period(name)] = PublishedLog(manifest, served, counted.get(served.period, {}))
         except ValidationError as error:
             problems.append(f"serving log: {name} is damaged: {validation_problem(error)}")
         except (DatasetError, OSError, KeyError, ValueError) as error:
             problems.append(f"serving log: {name} cannot be read: {first_line(error)}")
     return reference, dict(sorted(periods.items()))
+
+
+def read_served_period(dataset: Dataset, manifest: Manifest) -> ServedPeriod:
+    """Return what is published of a period with this manifest."""
+    return ServedPeriod.model_validate_json(dataset.file_path(manifest, _LOGGED).read_bytes())
 
 
 def _find_due(

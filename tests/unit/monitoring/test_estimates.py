@@ -27,10 +27,11 @@ from evergreen.monitoring.matured_days import ChampionPerformance
 from evergreen.monitoring.page import create_page
 from evergreen.monitoring.performance import DailyMetric
 from evergreen.monitoring.record import MonitoringRecord
+from evergreen.monitoring.served_periods import ServedPeriod
 from evergreen.monitoring.served_reference import serving_dataset
 from evergreen.reports.monitoring import render_monitoring_report
 from evergreen.spec.gates import AgainstChampionGate
-from evergreen.spec.loader import load_spec
+from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
 from support.ledger_events import MODEL, day, promotion, verdict_event
 
@@ -68,6 +69,21 @@ def publish_batch(number: int, content: str, values: Any = PROBABILITIES) -> Non
     publish("predictions", number, {"model": {"content": content}}, predictions={"prediction": values})
 
 
+def publish_log(number: int, content: str, values: Any, rows: int | None = None, calendar: str = "") -> None:
+    """Publish the sample of a period whose log has `rows` rows; `calendar` is the period, if it is no day."""
+    period, opened = calendar or day(number), serving_dataset(MODEL)
+    served = ServedPeriod(
+        period=period, champion_version="1", champion_content=content, rows=rows or len(values), duplicates=0,
+        other_models={}, sampled=len(values), features=(),
+    )  # fmt: skip
+    name = f"{abs(hash((period, str(values), rows))):064x}"[:64]
+    staged = opened.stage(period_partition(period), name)
+    pq.write_table(pa.table({"prediction": values}), staged / "predictions.parquet")
+    (staged / "logged.json").write_text(served.model_dump_json())
+    files = {"predictions": staged / "predictions.parquet", "logged": staged / "logged.json"}
+    opened.publish(period_partition(period), name, files, {"champion": content})
+
+
 def estimate(model: ModelSpec, tenure: ChampionTenure, end: int = END) -> tuple[list[str], ChampionEstimates]:
     problems = estimate_new(model, tenure, day(end))
     return problems, collect_estimates(model, tenure, problems)
@@ -81,10 +97,8 @@ def test_periods_are_estimated_once_from_batches_before_logs(tenure: ChampionTen
     publish_batch(61, tenure.content)
     publish_batch(62, "b" * 64)  # of another model
     publish("features", 63, {}, departures={"x": [1]})
-    logged = {"prediction": PROBABILITIES / 2}
-    for number in (61, 63):
-        publish("serving", number, {"champion": tenure.content}, predictions=logged)
-    publish("serving", 64, {"champion": tenure.content}, predictions=logged)  # no features are published
+    for number in (61, 63, 64):  # no features of the last one are published
+        publish_log(number, tenure.content, PROBABILITIES / 2)
     problems, found = estimate(spec(), tenure)
     assert (problems, found.problems) == ([], ())
     (metric,) = found.metrics
@@ -138,6 +152,46 @@ def test_without_predictions_none_is_available(tenure: ChampionTenure) -> None:
     (metric,) = estimate(spec(), tenure)[1].metrics
     assert metric.problem
     assert metric.problem.startswith("no predictions of the champion are published")
+
+
+def test_periods_that_fail_are_the_reason_and_one_line(tenure: ChampionTenure) -> None:
+    """Not that there are no predictions; each says another number of rows."""
+    for number in (61, 62, 63):
+        publish_batch(number, tenure.content, np.append(PROBABILITIES, [7.0] * number))
+    problems, found = estimate(spec(), tenure)
+    assert problems == []
+    (metric,) = found.metrics
+    assert metric.problem == (
+        f"no period could be estimated, the last one, {day(63)}: 63 of 263 predictions are no probabilities"
+    )
+    assert found.problems == (
+        f"estimates: 3 days, {day(61)} – {day(63)}: log_loss: 63 of 263 predictions are no probabilities",
+    )
+    for file in open_dataset(f"predictions/{MODEL}").root.rglob("*.parquet"):
+        file.write_bytes(b"no Parquet")
+    for file in estimates_dataset(MODEL).root.rglob("day=*.json"):
+        file.unlink()
+    problems, found = estimate(spec(), tenure)
+    assert len(problems) == 3
+    (metric,) = found.metrics
+    assert metric.problem
+    assert metric.problem.startswith(f"{day(63)}: ")
+
+
+def test_hours_of_a_log_weigh_by_the_rows_that_it_has(
+    tenure: ChampionTenure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a busy hour no more rows are sampled than of a quiet one."""
+    periods = [f"{day(61)}T{hour:02}:00Z" for hour in (6, 7)]
+    monkeypatch.setattr(module, "published_periods", lambda *_: periods)
+    monkeypatch.setattr(
+        module, "feature_spec", lambda model: feature_spec(model).model_copy(update={"period": "1h", "timezone": "UTC"})
+    )
+    publish_log(0, tenure.content, PROBABILITIES, 300, calendar=periods[0])
+    publish_log(0, tenure.content, PROBABILITIES / 2, 900, calendar=periods[1])
+    (metric,) = estimate(spec(), tenure)[1].metrics
+    expected = (300 * entropy(PROBABILITIES) + 900 * entropy(PROBABILITIES / 2)) / 1200
+    assert list(metric.values.values()) == [pytest.approx(expected)]
 
 
 def test_the_page_shows_it_as_an_estimate_beside_labels(tenure: ChampionTenure) -> None:
