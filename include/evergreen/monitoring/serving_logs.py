@@ -34,6 +34,8 @@ ID, TIME, VERSION, CONTENT, LATENCY = "prediction_id", "request_time", "model_ve
 
 MAX_ID_LENGTH = 200
 """Of a prediction id, in characters. A row with a longer one, or without any, is not read."""
+MAX_TEXT_LENGTH = 1_000
+"""Of a key, an input or a version that is text, in characters. A sampled row with a longer one is left out."""
 MAX_LOG_FILES = 10_000
 """Of a period: with more, it is not read."""
 
@@ -148,6 +150,7 @@ class LoggedPeriod(NamedTuple):
         outside: rows of the model whose time is in another period.
         other_models: rows of other models, by version, those with most first.
         foreign: files that are left out, each with why.
+        long_texts: rows of the sample that are left out, since a text of theirs is too long.
         sample: rows (n,) with the columns of the schema, in order of their ids; None without any.
     """
 
@@ -158,6 +161,7 @@ class LoggedPeriod(NamedTuple):
     outside: int
     other_models: Mapping[str, int]
     foreign: tuple[str, ...]
+    long_texts: int
     sample: pa.Table | None
 
 
@@ -287,7 +291,7 @@ def read_period(
             _forget(database, number)
     while True:
         try:
-            totals, sample = _choose(database, files, schema, max_rows)
+            totals, long_texts, sample = _choose(database, files, schema, max_rows)
             break
         except _UnreadableError as error:
             foreign[error.number] = f"cannot be read: {shorten(first_line(error))}"
@@ -306,6 +310,7 @@ def read_period(
         outside=counts.get("outside", 0),
         other_models=named,
         foreign=tuple(f"{shorten(names[number])}: {problem}" for number, problem in sorted(foreign.items())),
+        long_texts=long_texts,
         sample=sample,
     )
 
@@ -426,8 +431,8 @@ def _forget(database: duckdb.DuckDBPyConnection, number: int) -> None:
 
 def _choose(
     database: duckdb.DuckDBPyConnection, files: Mapping[str, Path], schema: LogSchema, max_rows: int
-) -> tuple[tuple[int, int, int], pa.Table | None]:
-    """Return the numbers of ids, of duplicates and of conflicts, and the sample."""
+) -> tuple[tuple[int, int, int], int, pa.Table | None]:
+    """Return the numbers of ids, of duplicates and of conflicts, that of rows with too long a text, and the sample."""
     database.execute(
         "CREATE OR REPLACE TEMP TABLE ids AS SELECT id, min({'file': file, 'number': number}) AS place, "
         "count(*) AS copies, min(digest) <> max(digest) AS differ FROM logged GROUP BY id"
@@ -438,7 +443,7 @@ def _choose(
     )
     rows, duplicates, conflicts = database.execute(query).fetchall()[0]
     if not rows:
-        return (0, 0, 0), None
+        return (0, 0, 0), 0, None
     # MD5, which stays the same from version to version, unlike `hash`.
     database.execute(
         "CREATE OR REPLACE TEMP TABLE chosen AS SELECT place.file AS file, place.number AS number FROM ids "
@@ -450,10 +455,12 @@ def _choose(
         f"TRY_CAST(r.{quote_name(column.name)} AS {column.sql_type}) AS {quote_name(column.name)}"
         for column in (*schema.common, *schema.of_model)
     )
+    texts = [quote_name(column.name) for column in (*schema.common, *schema.of_model) if column.kind == "text"]
+    is_short = " AND ".join(f"coalesce(length(CAST(r.{name} AS VARCHAR)) <= {MAX_TEXT_LENGTH}, true)" for name in texts)
     for number in numbers:
         query = (
             f"SELECT {columns} FROM {_rows(paths[number])} r JOIN chosen c ON r.file_row_number = c.number "
-            f"WHERE c.file = {number}"
+            f"WHERE c.file = {number} AND {is_short}"
         )
         try:
             tables.append(database.sql(query).to_arrow_table())
@@ -461,7 +468,9 @@ def _choose(
             if not _is_damaged(error, paths[number]):
                 raise
             raise _UnreadableError(number, first_line(error)) from None
-    return (rows, duplicates, conflicts), pa.concat_tables(tables).combine_chunks().sort_by(ID)
+    sample = pa.concat_tables(tables).combine_chunks().sort_by(ID)
+    long_texts = min(rows, max_rows) - sample.num_rows
+    return (rows, duplicates, conflicts), long_texts, sample if sample.num_rows else None
 
 
 def iter_problems(logged: LoggedPeriod) -> Iterator[str]:
@@ -472,3 +481,5 @@ def iter_problems(logged: LoggedPeriod) -> Iterator[str]:
         yield f"{logged.unidentified:,} rows have no prediction id, too long a one, or no time: they are left out"
     if logged.outside:
         yield f"{logged.outside:,} rows are of another period by their request_time: they are left out"
+    if logged.long_texts:
+        yield f"{logged.long_texts:,} rows have a text of more than {MAX_TEXT_LENGTH:,} characters: they are left out"

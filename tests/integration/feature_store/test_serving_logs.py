@@ -64,7 +64,9 @@ def champion(ponds: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return booster
 
 
-def publish_training_set(model: ModelSpec, wind: np.ndarray, level: np.ndarray, fingerprint: str = "f" * 64) -> Manifest:
+def publish_training_set(
+    model: ModelSpec, wind: np.ndarray, level: np.ndarray, fingerprint: str = "f" * 64
+) -> Manifest:
     dates = [date(2012, 11, 1) + timedelta(days=number % 60) for number in range(len(wind))]
     days = np.array(dates, "datetime64[D]")
     table = pa.table({"day": days, "wind": wind, "levels__level": level})
@@ -380,7 +382,7 @@ def test_a_backlog_opens_one_alarm(ponds: ModelSpec, champion: xgb.Booster, monk
     found, tenure = state(ponds)
     for _ in range(4):
         seconds = iter([0.0, 0.0, 1e9])
-        compare_new_logs(ponds, found, tenure, END, clock=lambda: next(seconds))
+        compare_new_logs(ponds, found, tenure, END, clock=seconds.__next__)
         monitor_periods(ponds, END, "ada")
         with monkeypatch.context() as patch:
             patch.setattr(served_periods, "COMPARING_SECONDS", -1.0)

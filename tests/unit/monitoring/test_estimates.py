@@ -178,9 +178,7 @@ def test_periods_that_fail_are_the_reason_and_one_line(tenure: ChampionTenure) -
     assert metric.problem.startswith(f"{day(63)}: ")
 
 
-def test_hours_of_a_log_weigh_by_the_rows_that_it_has(
-    tenure: ChampionTenure, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hours_of_a_log_weigh_by_the_rows_that_it_has(tenure: ChampionTenure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a busy hour no more rows are sampled than of a quiet one."""
     periods = [f"{day(61)}T{hour:02}:00Z" for hour in (6, 7)]
     monkeypatch.setattr(module, "published_periods", lambda *_: periods)

@@ -186,6 +186,19 @@ def test_hostile_values_are_read_as_what_they_are(tmp_path: Path) -> None:
     assert (logged.rows, logged.outside + logged.unidentified) == (1, 1)
 
 
+def test_rows_with_too_long_texts_are_left_out_and_counted(tmp_path: Path) -> None:
+    columns = {
+        "pond": pa.array(["a", "b" * 1000, "c" * 1001, None]),
+        "model_version": pa.array(["3", "3", "3", "3" * 5000]),
+    }
+    logged = read(write(tmp_path, long=log_table(["w", "x", "y", "z"], columns)))
+    assert (logged.rows, logged.long_texts, sampled_ids(logged)) == (4, 2, ["w", "x"])
+    assert list(iter_problems(logged)) == ["2 rows have a text of more than 1,000 characters: they are left out"]
+    only = log_table(["y"], {"pond": pa.array(["c" * 1001])})
+    logged = read(write(tmp_path, only=only))
+    assert (logged.rows, logged.long_texts, logged.sample) == (1, 1, None)
+
+
 def test_texts_of_others_are_shown_short_and_on_one_line() -> None:
     assert shorten("a\nb\u202e") == "a�b�"
     assert len(shorten("x" * 10_000)) == 121
