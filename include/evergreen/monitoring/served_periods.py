@@ -284,7 +284,7 @@ def _find_due(
         partition = datasets.period_partition(period)
         fingerprint = compute_fingerprint(described)
         published = dataset.manifest(partition)
-        if published and _is_beyond_recall(published.inputs, described):
+        if published and _has_expired_features(published.inputs, described):
             fingerprint = published.fingerprint
         if dataset.find(partition, fingerprint) is None:
             due[period] = described
@@ -308,12 +308,12 @@ def _describe_reach(
     return reach
 
 
-def _is_beyond_recall(published: Mapping[str, Any], described: Mapping[str, Any]) -> bool:
+def _has_expired_features(published: Mapping[str, Any], described: Mapping[str, Any]) -> bool:
     """Return whether features that a published result was compared with have expired, and its log is the same."""
     if any(published[name] != described[name] for name in ("champion", "files")) or "reach" not in published:
         return False
-    before, now = (inputs["reach"]["first"] for inputs in (published, described))
-    return before is not None and (now is None or before < now)
+    first_then, first_now = (inputs["reach"]["first"] for inputs in (published, described))
+    return first_then is not None and (first_now is None or first_then < first_now)
 
 
 class _LogComparison:

@@ -34,7 +34,7 @@ ID, TIME, VERSION, CONTENT, LATENCY = "prediction_id", "request_time", "model_ve
 
 MAX_ID_LENGTH = 200
 """Of a prediction id, in characters. A row with a longer one, or without any, is not read."""
-MAX_TEXT_LENGTH = 1_000
+MAX_LOGGED_TEXT = 1_000
 """Of a key, an input or a version that is text, in characters. A sampled row with a longer one is left out."""
 MAX_LOG_FILES = 10_000
 """Of a period: with more, it is not read."""
@@ -456,7 +456,7 @@ def _choose(
         for column in (*schema.common, *schema.of_model)
     )
     texts = [quote_name(column.name) for column in (*schema.common, *schema.of_model) if column.kind == "text"]
-    is_short = " AND ".join(f"coalesce(length(CAST(r.{name} AS VARCHAR)) <= {MAX_TEXT_LENGTH}, true)" for name in texts)
+    is_short = " AND ".join(f"coalesce(length(CAST(r.{name} AS VARCHAR)) <= {MAX_LOGGED_TEXT}, true)" for name in texts)
     for number in numbers:
         query = (
             f"SELECT {columns} FROM {_rows(paths[number])} r JOIN chosen c ON r.file_row_number = c.number "
@@ -482,4 +482,4 @@ def iter_problems(logged: LoggedPeriod) -> Iterator[str]:
     if logged.outside:
         yield f"{logged.outside:,} rows are of another period by their request_time: they are left out"
     if logged.long_texts:
-        yield f"{logged.long_texts:,} rows have a text of more than {MAX_TEXT_LENGTH:,} characters: they are left out"
+        yield f"{logged.long_texts:,} rows have a text of more than {MAX_LOGGED_TEXT:,} characters: they are left out"

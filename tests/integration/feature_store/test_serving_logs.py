@@ -270,7 +270,7 @@ def test_a_log_in_an_object_store_is_read(
     assert (serving.summary.rows, serving.summary.foreign_files, serving.summary.differing_features) == (24, 1, 0)
 
 
-def test_a_period_is_compared_again_when_earlier_features_are_published(
+def test_a_period_is_compared_again_when_earlier_features_come(
     ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its requests have features of the days before, by the view's TTL; what expires changes nothing."""
@@ -393,7 +393,7 @@ def test_a_backlog_opens_one_alarm(ponds: ModelSpec, champion: xgb.Booster, monk
     assert [str(event.day) for event in raised if event.rule == "skew"] == ["2013-01-06"]
 
 
-def test_a_log_that_takes_all_the_time_keeps_no_record_from_being_published(
+def test_a_log_that_takes_all_the_time_comes_after_the_record(
     ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class TimeoutOfTask(BaseException):
@@ -411,7 +411,7 @@ def test_a_log_that_takes_all_the_time_keeps_no_record_from_being_published(
     assert record.periods == 4
 
 
-def test_a_period_with_too_large_files_is_named_and_the_others_are_compared(
+def test_a_period_with_too_large_files_is_named(
     ponds: ModelSpec, champion: xgb.Booster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(*range(1, 10))
