@@ -12,12 +12,14 @@ from datetime import date
 from itertools import pairwise
 from typing import Any
 
+import duckdb
 import numpy as np
 
 from evergreen.backtest.cache import BacktestCache, BacktestCandidate
 from evergreen.backtest.simulated_ledger import SimulatedLedger
 from evergreen.backtest.walk_forward import BacktestPoint
 from evergreen.backtest.watched_features import find_features
+from evergreen.errors import EvergreenError, first_line
 from evergreen.ingest.databases import open_database
 from evergreen.lake import datasets, fingerprints
 from evergreen.lake.datasets import Manifest
@@ -54,12 +56,13 @@ class RetrainsOnDrift:
         self._walked_until = ""
         self._references = dict[str, ReferenceCounts]()
         self._problems = dict[str, tuple[str, ...]]()
+        self._failures = list[str]()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what of the walk so far is not as the spec says, or could not be known."""
         problems = (f"model of {as_of}: {problem}" for as_of, items in self._problems.items() for problem in items)
-        return (*self._notes, *problems)
+        return (*self._notes, *problems, *self._failures)
 
     def deploy(self, candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
         """Deploy the first candidate, and each that open alarms have asked for since the date before."""
@@ -73,7 +76,11 @@ class RetrainsOnDrift:
     def _find_cause(self, candidate: BacktestPoint, live: BacktestPoint) -> str | None:
         tenure = self._ledger.state.champion_tenure
         assert tenure
-        newest = self._judge(live, tenure, candidate.as_of)
+        try:
+            newest = self._judge(live, tenure, candidate.as_of)
+        except (EvergreenError, OSError, duckdb.Error) as error:  # the other policies need no features
+            self._failures.append(f"as of {candidate.as_of}: inputs are not compared: {first_line(error)}")
+            return None
         for end in self._ends_of_days(self._walked_until, candidate.as_of):
             record = record_before(newest, self._calendar.date_of(end))
             alarms = [service.alarm_event(record, alarm, {}) for alarm in record.alarms]

@@ -6,7 +6,7 @@ import getpass
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from evergreen.spec import NAME_PATTERN
 if TYPE_CHECKING:
     from evergreen.scaffold import rendering
     from evergreen.scaffold.delivery import DeliveredPeriods
+    from evergreen.scaffold.events import EventsProfile
     from evergreen.scaffold.guesses import Choices, SampleProfile
     from evergreen.scaffold.samples import Sample
 
@@ -58,6 +59,12 @@ class ModelRequest:
     is_delivered: bool
     is_interactive: bool
 
+    @property
+    def event_times(self) -> dict[str, str | None]:
+        """The files of events, as the person wrote them: what names the column of their times, of `FILE::COLUMN`."""
+        parts = [text.partition("::") for text in self.events]
+        return {file: column or None for file, _, column in parts}
+
 
 def create_model(request: ModelRequest, console: Console) -> None:
     """Write a model from a sample and events beside it, and deliver these if that was asked for.
@@ -66,7 +73,7 @@ def create_model(request: ModelRequest, console: Console) -> None:
         ScaffoldError: a file cannot be read, or no model can be made of it; or other files are there.
     """
     from evergreen.scaffold.delivery import check_delivery, deliver_events, deliver_sample, delivered_periods
-    from evergreen.scaffold.events import EventsProfile, add_events, find_event_time
+    from evergreen.scaffold.events import add_events
     from evergreen.scaffold.files import ScaffoldError, find_other_files, write_new_files
     from evergreen.scaffold.guesses import draft_model, resolve_leak_class
     from evergreen.scaffold.rendering import render_model
@@ -103,14 +110,8 @@ def create_model(request: ModelRequest, console: Console) -> None:
             lambda key: sample.is_panel(key, time, calendar),
         )
         if event_files:
-            files_of_events = [
-                EventsProfile(
-                    events.origin.name, path, profile, events.periods(find_event_time(path, profile, choices), calendar)
-                )
-                for path, events in event_files.items()
-                for profile in [events.profile()]
-            ]
-            draft = add_events(draft, files_of_events, choices, periods, is_delivered=request.is_delivered)
+            profiles = _profile_events(request, event_files, choices, calendar)
+            draft = add_events(draft, profiles, periods, is_delivered=request.is_delivered)
         owner = request.owner or getpass.getuser()
         folders = _model_folders(project)
         files = render_model(request.name, owner, draft, sample.origin, folders, ends_with_sample=request.is_delivered)
@@ -145,13 +146,38 @@ def _open_events(request: ModelRequest, sample: Sample, stack: ExitStack) -> dic
     from evergreen.scaffold.files import ScaffoldError
     from evergreen.scaffold.samples import FILE_FORMATS, locate_sample, open_sample
 
-    origins = {path: locate_sample(path) for path in request.events}
+    origins = {path: locate_sample(path) for path in request.event_times}
     fix = "name a Parquet, CSV or JSON lines file, or add the table to model.py and features.py as a second source"
     if tables := [path for path, origin in origins.items() if origin.format not in FILE_FORMATS]:
         raise ScaffoldError("events", [Fault(f"--events {path}", "is a table", fix) for path in tables])
     sources = {path: origin.name for path, origin in origins.items()}
     check_event_names(sample.origin.name, sources, request.choices)
     return {path: stack.enter_context(open_sample(origin)) for path, origin in origins.items()}
+
+
+def _profile_events(
+    request: ModelRequest, files: Mapping[str, Sample], choices: Choices, calendar: Calendar
+) -> list[EventsProfile]:
+    """Return what files of events show, by their paths.
+
+    Raises:
+        ScaffoldError: it cannot be said when events happened; has the faults of all files.
+    """
+    from evergreen.scaffold.events import EventsProfile, find_event_time
+    from evergreen.scaffold.files import ScaffoldError
+
+    faults, profiles = list[Fault](), list[EventsProfile]()
+    for path, events in files.items():
+        columns = events.profile()
+        try:
+            time = find_event_time(path, columns, choices, calendar, request.event_times[path])
+        except ScaffoldError as error:
+            faults += error.faults
+            continue
+        profiles.append(EventsProfile(events.origin.name, path, columns, time, events.periods(time, calendar)))
+    if faults:
+        raise ScaffoldError("events", faults)
+    return profiles
 
 
 def _report(delivered: DeliveredPeriods, source: str, calendar: Calendar, console: Console) -> None:

@@ -87,7 +87,8 @@ FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
 _FEW_ENTITY_ROWS = 150_000  # which are ranked sooner than a thousand files are opened to count their rows
 _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
-# Lists of files that DuckDB reads with the same columns; some are in names of folders, such as `day=2013-01-01/`.
+# Lists of files that DuckDB reads with the same columns; some are in names of folders, such as `day=2013-01-01/`, and
+# have the type that the value there can have.
 _ALIKE_FILES_QUERY = """
 SELECT list(file_name ORDER BY file_name)
 FROM (
@@ -100,8 +101,21 @@ FROM (
     )
     GROUP BY file_name
 )
-GROUP BY schema, regexp_extract_all(file_name, '[^/]+=')
+GROUP BY schema, list_transform(
+    regexp_extract_all(file_name, '[^/]+=[^/]*'),
+    lambda part: row(split_part(part, '=', 1), {types})
+)
 """
+_FOLDER_TYPES = ", ".join(
+    [
+        *(
+            f"TRY_CAST(url_decode(split_part(part, '=', 2)) AS {name}) IS NULL"
+            for name in ("DATE", "TIMESTAMP", "BIGINT")
+        ),
+        "contains(url_decode(part), ':')",  # a date with a time is no date
+        "length(regexp_replace(part, '[^=]', '', 'g'))",  # with two of them it is no column
+    ]
+)
 _BINARY_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -694,7 +708,7 @@ class SourceFiles:
             return published
         literal = quote_text(source_path(source, config))
         schemas: dict[str, dict[str, str]] = {}
-        for (files,) in con.sql(_ALIKE_FILES_QUERY.format(files=literal)).fetchall():
+        for (files,) in con.sql(_ALIKE_FILES_QUERY.format(files=literal, types=_FOLDER_TYPES)).fetchall():
             # One is read for all of them: each takes a millisecond, and three views of a year have a thousand.
             schema = con.sql(f"FROM read_parquet({quote_text(files[0])}) LIMIT 0").to_arrow_table().schema
             columns = {field.name: str(field.type) for field in schema}

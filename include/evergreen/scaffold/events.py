@@ -36,6 +36,8 @@ class EventsProfile:
     place: str
     """As the person wrote it, for faults."""
     columns: SampleProfile
+    time: str
+    """The column that says when events happened."""
     periods: Sequence[str]
     """Those with rows, in order."""
 
@@ -75,13 +77,31 @@ def check_event_names(sample: str, sources: Mapping[str, str], choices: Choices)
         raise ScaffoldError("events", faults)
 
 
-def find_event_time(place: str, profile: SampleProfile, choices: Choices) -> str:
-    """Return the column that says when events happened.
+def find_event_time(
+    place: str, profile: SampleProfile, choices: Choices, calendar: Calendar, named: str | None = None
+) -> str:
+    """Return the column that says when events happened: the one that a person has `named`, or the only one there is.
+
+    An event counts from then on, so a wrong one is a leak, and none is guessed where there are several.
 
     Raises:
         ScaffoldError: there is none, or nobody knows which instants its values are.
     """
+    times = [c.name for c in profile.columns if c.is_time and c.distinct_count > 1]
     time = guess_time(profile)
+    complete = [name for name in times if not profile.column(name).null_count]
+    if named is not None and named not in times:
+        problem = f"{named!r} is no column with times of more than one moment; it has {_quoted(times) or 'none'}"
+        raise ScaffoldError("events", [Fault(f"--events {place}", problem, "name another after ::")])
+    if named is None and len(complete) > 1:
+        problem = f"{_quoted(complete)} have times, and an event counts from the moment on that one of them says"
+        fix = f"name the one by which all of its values were known: --events {place}::{complete[-1]}"
+        raise ScaffoldError("events", [Fault(f"--events {place}", problem, fix)])
+    time = named or time
+    if time and profile.column(time).declared == "date32" and calendar.partition_key != "day":
+        problem = f"{time!r} has dates, and with periods of {calendar.period} an event would count from midnight on"
+        fix = "write when it was known, with its hour, or use periods of 1d"
+        raise ScaffoldError("events", [Fault(f"--events {place}", problem, fix)])
     if time is None:
         problem = "no column has times of more than one moment, so nobody knows when these events happened"
         fix = "write one in ISO 8601: 2026-01-31T08:00:00Z"
@@ -94,14 +114,13 @@ def find_event_time(place: str, profile: SampleProfile, choices: Choices) -> str
 
 
 def add_events(
-    draft: ModelDraft, files: Sequence[EventsProfile], choices: Choices, periods: Sequence[str], *, is_delivered: bool
+    draft: ModelDraft, files: Sequence[EventsProfile], periods: Sequence[str], *, is_delivered: bool
 ) -> ModelDraft:
     """Return the model with a source and a view for each file of events.
 
     Args:
         draft: The model of the sample alone.
         files: What the files show.
-        choices: What a person decided.
         periods: Those of the sample that have rows, in order.
         is_delivered: Whether raw files are made of all of them: then the model's first day is as early as events that
             its first examples can make use of.
@@ -112,12 +131,13 @@ def add_events(
     calendar, events, notes = draft.calendar, [], list(draft.notes)
     faults: list[Fault] = []
     windows = event_windows(calendar)
-    lead = max((_lead(file, calendar, periods[0], max(windows.values())) for file in files), default=0) * is_delivered
+    leads = [_lead(file, calendar, periods[0], max(windows.values())) for file in files] if is_delivered else []
+    lead = max(leads, default=0)
     first, last = calendar.shift(periods[0], -lead), periods[-1]
     span = calendar.count(first, last) + 1
     views = {f"{key}_history" for key in draft.key_names}
     for file in files:
-        time = find_event_time(file.place, file.columns, choices)
+        time = file.time
         within = [period for period in file.periods if first <= period <= last]
         try:
             key, raw_key = _find_key(file, draft, time)

@@ -43,7 +43,13 @@ def test_columns_are_those_of_each_file(tmp_path: Path) -> None:
         "a": pa.table({"rate": rate, "key": key}),
         "b": pa.table({"key": key, "rate": rate}),
         "day=2013-01-01": pa.table({"rate": rate}),
+        "day=2013-01-02": pa.table({"rate": rate}),
         "hour=1": pa.table({"rate": rate}),
+        "shard=1": pa.table({"rate": rate}),
+        "shard=north": pa.table({"rate": rate}),
+        "shard=2013-01-01": pa.table({"rate": rate}),
+        "shard=2013-01-01 06%3A00%3A00": pa.table({"rate": rate}),
+        "shard=1=2": pa.table({"rate": rate}),
     }.items():
         (tmp_path / folder).mkdir()
         pq.write_table(table, tmp_path / folder / "part.parquet")

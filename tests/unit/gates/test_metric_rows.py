@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from evergreen.backtest.statistics import ScoredSample, backtest_metric, run_drift_test
+from evergreen.backtest.statistics import ScoredSample, backtest_metric, run_loss_test
 from evergreen.gates import (
     AgainstChampionGate,
     BaselineGate,
@@ -207,6 +207,6 @@ def test_a_backtest_measures_it(use: Callable[..., None]) -> None:
 
     evidence, good = sample(1, 0.1)
     assert backtest_metric(gate(), good) == pytest.approx(cost_of(evidence, good.score))
-    test = run_drift_test(gate(), good, sample(2, 2.0)[1])
+    test = run_loss_test(gate(), good, sample(2, 2.0)[1])
     assert test
     assert test.is_significant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -170,3 +170,24 @@ def test_names_and_times_that_do_not_fit_are_faults(project: Project, tmp_path: 
     arguments = ("--label", "fails", "--events", str(clock))
     output = project.new("failures", tmp_path / "zoned.parquet", *arguments, code=1).output
     assert "'at' has no time zone, so nobody knows which instants these are" in output.replace("\n", " ")
+
+
+def test_the_time_of_events_is_not_guessed_where_it_could_leak(project: Project, tmp_path: Path) -> None:
+    """An event that counts before its values were known is a leak: a birthday, or midnight of the day it happened."""
+    days = [date(2026, 3, 10) + timedelta(days=n // 5) for n in range(100)]
+    table = pa.table({"Machine ID": QUESTIONS["Machine ID"], "ordered": days, "came": QUESTIONS["asked"]})
+    pq.write_table(table, tmp_path / "parts.parquet")
+    pq.write_table(table.drop_columns(["ordered", "came"]), tmp_path / "none.parquet")
+    files = ("--events", f"{tmp_path}/parts.parquet", "--events", f"{tmp_path}/none.parquet")
+    output = new(project, *files, code=1)
+    assert "events: 2 faults" in output, "of all files at once"
+    assert "'ordered', 'came' have times" in output
+    assert f"--events {tmp_path}/parts.parquet::came" in output.replace(" " * 2, "")
+    assert "no column has times" in output
+    assert "'order' is no column with times" in new(project, "--events", f"{tmp_path}/parts.parquet::order", code=1)
+    output = new(project, "--events", f"{tmp_path}/parts.parquet::ordered", "--period", "1h", code=1)
+    assert "'ordered' has dates, and with periods of 1h an event would count from midnight on" in output
+    new(project, "--events", f"{tmp_path}/parts.parquet::came")
+    spec = load_spec("failure")
+    assert isinstance(spec.features, FeatureSpec)
+    assert "parts_history" in spec.features.views

@@ -234,7 +234,9 @@ def _try_training(
             trial.faults.append(_describe_late_labels(model, window.start, delays[0]))
         leaks = find_suspected_leaks(model, training_sets.training_set_dataset(model).file_path(examples, "train"))
         suspicions = [_describe_leaks(leaks)] if leaks else []
-        if empty_views := find_empty_views(training_sets.training_set_dataset(model).file_path(examples, "train")):
+        features_only = training_sets.model_input_columns(model)[len(model.request_columns) :]
+        file = training_sets.training_set_dataset(model).file_path(examples, "train")
+        if empty_views := find_empty_views(file, features_only):
             suspicions.append(_describe_empty_views(empty_views))
         if delays and delays[1] < model.label_delay.length / 2:
             suspicions.append(_describe_early_labels(model, delays[1]))
@@ -312,11 +314,11 @@ def find_suspected_leaks(model: ModelSpec, examples: Path) -> list[str]:
         return [name for name in inputs_of_model if name in relations and relations[name].is_leak]
 
 
-def find_empty_views(examples: Path) -> list[str]:
-    """Return the views of which no example has a value, though there are examples."""
+def find_empty_views(examples: Path, features: Sequence[str]) -> list[str]:
+    """Return the views, of `features` named `view__feature`, of which no example has a value, though there are some."""
     metadata = pq.read_metadata(examples)
     values: dict[str, int] = {}
-    for name in (name for name in metadata.schema.names if "__" in name):
+    for name in features:
         column = pq.read_table(examples, columns=[name]).column(0)
         view = name.partition("__")[0]
         values[view] = values.get(view, 0) + len(column) - column.null_count
