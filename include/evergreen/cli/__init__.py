@@ -398,9 +398,7 @@ def new_command(
     owner: Annotated[str | None, typer.Option("--owner", metavar="TEXT", help="The team. Default: you.")] = None,
     events: Annotated[
         list[str] | None,
-        typer.Option(
-            "--events", metavar="FILE", help="What happened to a key: FILE, or FILE::COLUMN of its times. Repeatable."
-        ),
+        typer.Option("--events", metavar="FILE", help="Events of a key; FILE::COLUMN names their time."),
     ] = None,
     deliver: Annotated[bool, typer.Option("--deliver", help="Split the sample into raw files.")] = False,
     no_input: Annotated[bool, typer.Option("--no-input", help="Ask nothing: guess.")] = False,
