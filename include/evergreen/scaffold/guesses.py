@@ -608,7 +608,10 @@ def draft_model(
     length = Duration.parse(calendar.period).length
     repeated = () if is_forecast or delay.length <= length else tuple(filter(is_panel, keys))
     reserved = _forecast_names(profile, choices, calendar, window) if is_forecast else ()
-    columns = _draft_columns(profile, choices, keys, leaks - {*keys}, identifiers, reserved)
+    has_late_labels = bool(delay) and not is_forecast
+    columns = _draft_columns(
+        profile, choices, keys, leaks - {*keys}, identifiers, reserved, has_late_labels=has_late_labels
+    )
     by_role = {role: [c.raw_name for c in columns if c.role == role] for role in ("leak", "identifier", "category")}
     if positive is not None:
         notes.append(f"label: the probability that {label.name!r} is {positive!r} (--positive names another value)")
@@ -723,6 +726,8 @@ def _draft_columns(
     leaks: Collection[str],
     identifiers: Collection[str],
     reserved: Collection[str],
+    *,
+    has_late_labels: bool,
 ) -> list[DraftColumn]:
     names = feature_names((column.name for column in profile.columns), reserved)
     if names[choices.label] == "label_value" and "label" not in names.values():
@@ -737,7 +742,8 @@ def _draft_columns(
                 raw_name=column.name,
                 name=names[column.name],
                 type=column.declared,
-                is_nullable=column.null_count > 0,
+                # Rows of a new period have no label yet, whatever the sample has.
+                is_nullable=column.null_count > 0 or (role == "label" and has_late_labels),
                 role=role,
                 comment=comment,
                 categories=tuple(sorted(column.values)) if role in ("category", "label") else (),
