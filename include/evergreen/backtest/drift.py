@@ -25,8 +25,8 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.lake.datasets import Manifest
 from evergreen.ledger import ChampionTenure
 from evergreen.monitoring import service
-from evergreen.monitoring.histogram_files import Counted
-from evergreen.monitoring.histograms import ColumnBins, Histogram
+from evergreen.monitoring.histogram_files import Counted, dump_bins, load_bins
+from evergreen.monitoring.histograms import Histogram
 from evergreen.monitoring.record import MonitoringRecord
 from evergreen.monitoring.service import RecordEvidence, ReferenceCounts
 from evergreen.promotion.retraining import BUDGET_TIME
@@ -124,13 +124,14 @@ class RetrainsOnDrift:
                 unbinned = list[str]()
                 with open_database() as database:
                     bins, counted = service.learn_inputs(database, self._model, columns, manifests, unbinned)
-                return {"bins": [vars(column) for column in bins], "periods": _dump(counted), "problems": unbinned}
+                return {"bins": dump_bins(bins), "periods": _dump(counted), "problems": unbinned}
 
-            stored = self._cache.cached("reference", self._inputs(manifests) | {"columns": columns}, compute)
-            bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in stored["bins"])
+            # Times of day are counted in the time zone of the calendar.
+            inputs = self._inputs(manifests) | {"columns": columns, "timezone": self._calendar.timezone}
+            stored = self._cache.cached("reference", inputs, compute)
             problems += stored["problems"]
             self._references[live.as_of] = ReferenceCounts(
-                tuple(columns), bins, _load(stored["periods"]), tuple(problems)
+                tuple(columns), load_bins(stored["bins"]), _load(stored["periods"]), tuple(problems)
             )
         return self._references[live.as_of]
 
@@ -141,7 +142,7 @@ class RetrainsOnDrift:
             with open_database() as database:
                 return _dump(service.count_inputs(database, self._model, reference, manifests))
 
-        bins = [reference.tables, [vars(column) for column in reference.bins]]
+        bins = [reference.tables, dump_bins(reference.bins)]
         return _load(self._cache.cached("histograms", self._inputs(manifests) | {"bins": bins}, compute))
 
     def _inputs(self, manifests: Mapping[str, Manifest]) -> dict[str, Any]:

@@ -1,18 +1,29 @@
-"""Histograms of periods in a file."""
+"""Histograms of periods in a file, and their bins in JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen.monitoring.histograms import Histogram
+from evergreen.monitoring.histograms import ColumnBins, Histogram
 
 Counted = Mapping[str, Histogram]
 """Histograms of a period by `ColumnBins.name`; of the rows of a table by its name, without counts."""
+
+
+def dump_bins(bins: Iterable[ColumnBins]) -> list[dict[str, Any]]:
+    """Return bins as JSON has them."""
+    return [vars(column) for column in bins]
+
+
+def load_bins(stored: Iterable[Mapping[str, Any]]) -> tuple[ColumnBins, ...]:
+    """Return bins that `dump_bins` has made, read from JSON, whose lists are tuples here."""
+    return tuple(ColumnBins(**{**column, "bounds": tuple(column["bounds"])}) for column in stored)
 
 
 def write_histograms(file: Path, counted: Mapping[str, Counted]) -> None:

@@ -19,7 +19,7 @@ from evergreen.lake import datasets
 from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import ChampionTenure, LedgerState
-from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
+from evergreen.monitoring.histogram_files import Counted, dump_bins, load_bins, read_histograms, write_histograms
 from evergreen.monitoring.histograms import BIN_SAMPLE_ROWS, ColumnBins, Histogram, count_by_bin, find_bins
 from evergreen.monitoring.matured import find_promoting_verdict
 from evergreen.spec.model import ModelSpec
@@ -90,7 +90,7 @@ def publish_served_reference(
     else:
         files = [training_sets.file_path(training_set, name) for name in ("train", "holdout")]
         bins, counted, problems = _count_training_days(files, inputs.column_names)
-    document = {"bins": [vars(column) for column in bins], "problems": problems}
+    document = {"bins": dump_bins(bins), "problems": problems}
     named = {_BINS: folder / f"{_BINS}.json", _HISTOGRAMS: folder / f"{_HISTOGRAMS}.parquet"}
     named[_BINS].write_text(json.dumps(document, indent=1) + "\n")
     write_histograms(named[_HISTOGRAMS], counted)
@@ -156,8 +156,7 @@ def reference_partition(content: str) -> str:
 def read_served_reference(dataset: Dataset, manifest: Manifest) -> ServedReference:
     """Return the reference that is published with this manifest."""
     document = json.loads(dataset.file_path(manifest, _BINS).read_text())
-    bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in document["bins"])
     days = {
         date.fromisoformat(day): item for day, item in read_histograms(dataset.file_path(manifest, _HISTOGRAMS)).items()
     }
-    return ServedReference(manifest, bins, days, tuple(document["problems"]))
+    return ServedReference(manifest, load_bins(document["bins"]), days, tuple(document["problems"]))

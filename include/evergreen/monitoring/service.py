@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -40,7 +40,7 @@ from evergreen.ledger import AlarmRaised, ChampionTenure, LedgerState
 from evergreen.monitoring.alarms import Alarm, Judgement, judge_days
 from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
 from evergreen.monitoring.estimates import ChampionEstimates, collect_estimates, compare_estimates, estimate_new
-from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
+from evergreen.monitoring.histogram_files import Counted, dump_bins, load_bins, read_histograms, write_histograms
 from evergreen.monitoring.histograms import ColumnBins, Histogram, count_by_bin, find_bins
 from evergreen.monitoring.matured import (
     MaturedPeriods,
@@ -154,8 +154,9 @@ def measure_performance(model: ModelSpec, end: str, actor: str) -> MonitoringRec
     state, tenure, _ = monitored
     measured = _measure_periods(model, state, end)
     _publish_and_raise(model, actor, *monitored, measured)  # logs of others may take all the time that there is
-    log_problems = _compare_logs(model, state, tenure, end)
-    return _publish_and_raise(model, actor, *monitored, measured, log_problems, _estimate_periods(model, tenure, end))
+    log_problems = _problems_of("serving log: it is not compared", lambda: compare_new_logs(model, state, tenure, end))
+    estimate_problems = _problems_of("estimates: nothing is estimated", lambda: estimate_new(model, tenure, end))
+    return _publish_and_raise(model, actor, *monitored, measured, log_problems, estimate_problems)
 
 
 def _publish_and_raise(
@@ -233,13 +234,13 @@ def _collect_performance(
         return ChampionPerformance(problems=tuple(problems), raised=raised, fingerprint={"problems": problems})
 
 
-def _compare_logs(model: ModelSpec, state: LedgerState, tenure: ChampionTenure, end: str) -> list[str]:
-    """Compare what servers have logged; return what cannot be compared, and why."""
+def _problems_of(consequence: str, step: Callable[[], list[str]]) -> list[str]:
+    """Return what a step could not do, and why; if it fails as a whole, the `consequence` of that."""
     try:
-        return compare_new_logs(model, state, tenure, end)
-    except Exception as error:  # of any class: data has alarms without any log
-        log.warning("the serving log is not compared", exc_info=error)
-        return [f"serving log: it is not compared: {first_line(error)}"]
+        return step()
+    except Exception as error:  # of any class: data and performance have alarms without it
+        log.warning(consequence, exc_info=error)
+        return [f"{consequence}: {first_line(error)}"]
 
 
 def _collect_serving(
@@ -252,15 +253,6 @@ def _collect_serving(
         log.warning("what the serving log shows is not known", exc_info=error)
         problems = (*problems, f"serving log: what it shows is not known: {first_line(error)}")
         return ChampionServing(problems=problems, fingerprint={"problems": problems})
-
-
-def _estimate_periods(model: ModelSpec, tenure: ChampionTenure, end: str) -> list[str]:
-    """Estimate metrics of new predictions; return what cannot be estimated, and why."""
-    try:
-        return estimate_new(model, tenure, end)
-    except Exception as error:  # of any class: nothing else waits for an estimate
-        log.warning("nothing is estimated", exc_info=error)
-        return [f"estimates: nothing is estimated: {first_line(error)}"]
 
 
 def _collect_estimates(
@@ -340,7 +332,7 @@ def publish_reference(model: ModelSpec, state: LedgerState, tenure: ChampionTenu
         elif model.score:
             problems.append("predictions are not compared: the champion's evaluation is not in the lake any more")
     tables = [*columns, *([PREDICTIONS] if evaluation else [])]
-    document = {"tables": tables, "bins": [vars(column) for column in bins], "problems": problems}
+    document = {"tables": tables, "bins": dump_bins(bins), "problems": problems}
     (folder / f"{_BINS}.json").write_text(json.dumps(document, indent=1) + "\n")
     write_histograms(folder / f"{_HISTOGRAMS}.parquet", counted)
     files = {_BINS: folder / f"{_BINS}.json", _HISTOGRAMS: folder / f"{_HISTOGRAMS}.parquet"}
@@ -823,7 +815,7 @@ def _add_counts(
 
 def _read_reference(dataset: Dataset, manifest: Manifest) -> MonitoringReference:
     document = json.loads(dataset.file_path(manifest, _BINS).read_text())
-    bins = tuple(ColumnBins(**{**item, "bounds": tuple(item["bounds"])}) for item in document["bins"])
+    bins = load_bins(document["bins"])
     periods = read_histograms(dataset.file_path(manifest, _HISTOGRAMS))
     return MonitoringReference(tuple(document["tables"]), bins, periods, tuple(document["problems"]), manifest)
 

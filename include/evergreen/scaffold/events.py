@@ -87,29 +87,31 @@ def find_event_time(
     Raises:
         ScaffoldError: there is none, or nobody knows which instants its values are.
     """
-    times = [c.name for c in profile.columns if c.is_time and c.distinct_count > 1]
-    time = guess_time(profile)
+
+    def refuse(problem: str, fix: str) -> ScaffoldError:
+        return ScaffoldError("events", [Fault(f"--events {place}", problem, fix)])
+
+    times = [column.name for column in profile.columns if column.is_time and column.distinct_count > 1]
     complete = [name for name in times if not profile.column(name).null_count]
     if named is not None and named not in times:
-        problem = f"{named!r} is no column with times of more than one moment; it has {_quoted(times) or 'none'}"
-        raise ScaffoldError("events", [Fault(f"--events {place}", problem, "name another after ::")])
+        has = _quoted(times) or "none"
+        raise refuse(
+            f"{named!r} is no column with times of more than one moment; it has {has}", "name another after ::"
+        )
     if named is None and len(complete) > 1:
         problem = f"{_quoted(complete)} have times, and an event counts from the moment on that one of them says"
-        fix = f"name the one by which all of its values were known: --events {place}::{complete[-1]}"
-        raise ScaffoldError("events", [Fault(f"--events {place}", problem, fix)])
-    time = named or time
-    if time and profile.column(time).declared == "date32" and calendar.partition_key != "day":
-        problem = f"{time!r} has dates, and with periods of {calendar.period} an event would count from midnight on"
-        fix = "write when it was known, with its hour, or use periods of 1d"
-        raise ScaffoldError("events", [Fault(f"--events {place}", problem, fix)])
+        raise refuse(problem, f"name the one by which all of its values were known: --events {place}::{complete[-1]}")
+    time = named or guess_time(profile)
     if time is None:
         problem = "no column has times of more than one moment, so nobody knows when these events happened"
-        fix = "write one in ISO 8601: 2026-01-31T08:00:00Z"
-        raise ScaffoldError("events", [Fault(f"--events {place}", problem, fix)])
-    if profile.column(time).declared == "timestamp[us]" and choices.timezone is None:
+        raise refuse(problem, "write one in ISO 8601: 2026-01-31T08:00:00Z")
+    declared = profile.column(time).declared
+    if declared == "date32" and calendar.partition_key != "day":
+        problem = f"{time!r} has dates, and with periods of {calendar.period} an event would count from midnight on"
+        raise refuse(problem, "write when it was known, with its hour, or use periods of 1d")
+    if declared == "timestamp[us]" and choices.timezone is None:
         problem = f"{time!r} has no time zone, so nobody knows which instants these are"
-        fix = "say --timezone Europe/Berlin, or UTC: that of the clock that wrote them"
-        raise ScaffoldError("events", [Fault(f"--events {place}", problem, fix)])
+        raise refuse(problem, "say --timezone Europe/Berlin, or UTC: that of the clock that wrote them")
     return time
 
 

@@ -232,11 +232,11 @@ def _try_training(
         delays = label_delays(features.file_path(learned_from, spec.spine)) if learned_from else None
         if delays and not learned:
             trial.faults.append(_describe_late_labels(model, window.start, delays[0]))
-        leaks = find_suspected_leaks(model, training_sets.training_set_dataset(model).file_path(examples, "train"))
+        learned_file = training_sets.training_set_dataset(model).file_path(examples, "train")
+        leaks = find_suspected_leaks(model, learned_file)
         suspicions = [_describe_leaks(leaks)] if leaks else []
         features_only = training_sets.model_input_columns(model)[len(model.request_columns) :]
-        file = training_sets.training_set_dataset(model).file_path(examples, "train")
-        if empty_views := find_empty_views(file, features_only):
+        if empty_views := find_empty_views(learned_file, features_only):
             suspicions.append(_describe_empty_views(empty_views))
         if delays and delays[1] < model.label_delay.length / 2:
             suspicions.append(_describe_early_labels(model, delays[1]))
