@@ -55,6 +55,15 @@ def show_promotion_outcome(progress: Progress, verdict: Verdict, promoted: bool,
     progress.print(f"champion: version {version}" if version else "champion: none yet")
 
 
+def show_outdated(progress: Progress, title: str, changes: Iterable[str]) -> None:
+    """Print what a run that is over has used otherwise than it is here: its verdict is about that."""
+    progress.print(
+        f"the verdict is not about what is here: {title} has run with other inputs: {'; '.join(changes)}. Bring what "
+        "is here to Airflow's workers, or wait until they have it, and run the same command again",
+        style="yellow",
+    )
+
+
 def show_pause(progress: Progress, pause: str, version: str | None) -> None:
     """Print why nothing was trained."""
     progress.print(f"nothing was trained or compared: {pause}", style="yellow")

@@ -3,14 +3,16 @@
 A model whose folder has a `raw.py` simulates the delivery of its data, as the examples do: each call delivers the raw
 data up to its next scheduled retrain. For all other models the data that is delivered decides. The command stores
 no state of its own but reads Airflow and the lake, so an interrupted or failed call is simply repeated.
+
+A run that is over is shown, and not repeated, only while a retrain would use just what it has used: a verdict is never
+shown for code that it is not about.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
@@ -19,16 +21,18 @@ from types import ModuleType
 
 from evergreen import ledger
 from evergreen.client.addresses import ServiceAddresses
-from evergreen.client.airflow import AirflowClient, AirflowConflictError, Json
+from evergreen.client.airflow import FINISHED_RUN_STATES, AirflowClient, AirflowConflictError, Json
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.ingest.watcher import WatchedSource, list_complete_periods
-from evergreen.orchestration.handover import JudgedCandidate, RetrainPlan
+from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.periods import Calendar
+from evergreen.promotion.challengers import training_pause
+from evergreen.promotion.changed_inputs import find_changed_inputs
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
-from evergreen_local import results, run_progress, schedule, stack
+from evergreen_local import earlier_runs, results, run_progress, schedule, stack
 from evergreen_local.backfilling import (
     POLL_INTERVAL_S,
     RunFailedError,
@@ -44,12 +48,14 @@ from evergreen_local.progress import Progress, ProgressView, format_duration
 def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json]:
     """Build the features of the model `name` that are missing, retrain it, and show the verdict.
 
-    Returns one record for each retrain: date, verdict, whether it was promoted, champion, and where the report is.
+    Returns one record for each retrain: date, verdict, whether it was promoted, champion, where the report is, and what
+    the run has used otherwise than it is here.
 
     Args:
         name: Name of the model folder.
-        as_of: Retrain with what was known at the start of this period. Default: after the newest with all raw data;
-            with simulated data the next scheduled one, and at first two, so that there is a champion to beat.
+        as_of: Retrain with what was known at the start of this period. Default: after the newest with all raw data, if
+            anything is new; with simulated data the next scheduled one, and at first two, so that there is a champion
+            to beat.
         progress: Where progress and results are printed.
 
     Raises:
@@ -65,9 +71,7 @@ def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json
     features, retraining = f"{model.feature_model}.features", f"{model.name}.retrain"
     monitoring = [f"{model.name}.monitor"] if model.monitor else []
     wait_until_parsed(airflow, [features, retraining, *monitoring], progress)
-    dates = (
-        [as_of] if as_of else _next_as_of_periods(model, raw, _finished_as_of_periods(airflow, retraining), progress)
-    )
+    dates = [as_of] if as_of else _next_as_of_periods(airflow, retraining, model, raw, progress)
     outcomes = []
     for period in dates:
         if raw:
@@ -76,26 +80,34 @@ def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json
         _wait_for_active_runs(airflow, features, progress)
         if monitoring and ledger.read_state(model.name).challenger:
             _run_as_of(airflow, monitoring[0], period, progress)
-        _run_as_of(airflow, retraining, period, progress)
-        outcomes.append(_show_results(airflow, retraining, model, period, addresses, progress))
+        run_id = _retrain_as_of(airflow, retraining, model, period, progress)
+        outcomes.append(_show_results(airflow, retraining, run_id, model, period, addresses, progress))
     results.show_summary(progress, addresses, time.monotonic() - start)
     return outcomes
 
 
 def _next_as_of_periods(
-    model: ModelSpec, raw: ModuleType | None, finished: Collection[str], progress: Progress
+    airflow: AirflowClient, dag_id: str, model: ModelSpec, raw: ModuleType | None, progress: Progress
 ) -> list[str]:
-    spec = feature_spec(model)
+    """Return the periods to retrain as of: those that are due, or the last one again if it would use other inputs."""
+    spec, finished = feature_spec(model), _finished_as_of_periods(airflow, dag_id)
     if raw:
         dates = schedule.simulated_as_of_periods(model, spec, finished)
-        end = str(spec.last_day)
+        end, last = str(spec.last_day), max(finished, default="")
     else:
         delivered = _delivered_periods(model)
         dates = schedule.newest_as_of_period(model, spec.calendar, delivered, finished)
-        end = max(delivered)
-    if not dates:
-        progress.print(f"the data of {model.name} ends on {end}, and the retrain after that is done")
-    return dates
+        end, last = max(delivered), spec.calendar.shift(max(delivered), 1)
+    if dates:
+        return dates
+    run = earlier_runs.newest_run(airflow, dag_id, last)
+    if run and _reasons_to_repeat(airflow, dag_id, model, last, run):
+        return [last]
+    progress.print(
+        f"the data of {model.name} ends on {end}, the retrain after that is done, and nothing that it used has changed "
+        f"since; `evergreen retrain {model.name} --as-of {last}` shows it"
+    )
+    return []
 
 
 def _import_raw_module(model: ModelSpec) -> ModuleType | None:
@@ -205,7 +217,51 @@ def _split_into_stretches(calendar: Calendar, periods: Sequence[str], size: int)
 
 def _run_as_of(airflow: AirflowClient, dag_id: str, as_of: str, progress: Progress) -> None:
     """Start the run for `as_of`, or continue an earlier attempt, and wait for it."""
-    _run_dag(airflow, dag_id, _run_id(as_of), {"as_of": as_of}, f"{dag_id} as of {as_of}", progress)
+    run_id = earlier_runs.run_ids(as_of, 1)[0]
+    _run_dag(airflow, dag_id, run_id, {"as_of": as_of}, f"{dag_id} as of {as_of}", progress)
+
+
+def _retrain_as_of(airflow: AirflowClient, dag_id: str, model: ModelSpec, as_of: str, progress: Progress) -> str:
+    """Wait for a run as of `as_of` that uses what is here now, and return its id.
+
+    It is the newest one, which may have to go on; or another, if what that has made is outdated.
+    """
+    title, run = f"{dag_id} as of {as_of}", earlier_runs.newest_run(airflow, dag_id, as_of)
+    run_id = run["dag_run_id"] if run else earlier_runs.run_ids(as_of, 1)[0]
+    if run and (reasons := _reasons_to_repeat(airflow, dag_id, model, as_of, run)):
+        progress.print(f"{title} has run before, and is run again: {'; '.join(reasons)}")
+        _print_newer_data_is_needed(model, as_of, progress)
+        run_id = earlier_runs.unused_run_id(airflow, dag_id, as_of)
+    elif run and run["state"] == "success":
+        progress.print(f"{title} has run before, and nothing that it uses has changed since")
+    _run_dag(airflow, dag_id, run_id, {"as_of": as_of}, title, progress)
+    return run_id
+
+
+def _reasons_to_repeat(airflow: AirflowClient, dag_id: str, model: ModelSpec, as_of: str, run: Json) -> list[str]:
+    """Return why a run that is over is not the retrain as of `as_of` any more; nothing if it is, or if it goes on."""
+    if run["state"] not in FINISHED_RUN_STATES:
+        return []
+    references = earlier_runs.read_references(airflow, dag_id, run["dag_run_id"])
+    if references:
+        return find_changed_inputs(model, references)
+    if run["state"] == "failed":
+        return []  # before it has made anything: its failed tasks run again
+    if not earlier_runs.read_pause(airflow, dag_id, run["dag_run_id"]):
+        return ["Airflow does not know any more what it has made"]
+    paused = training_pause(ledger.read_state(model.name), model, as_of)
+    return [] if paused else ["what held it back is over"]
+
+
+def _print_newer_data_is_needed(model: ModelSpec, as_of: str, progress: Progress) -> None:
+    """Say that the new candidate is judged, but cannot replace the champion, if that is so."""
+    state = ledger.read_state(model.name)
+    if state.champion_as_of and as_of <= state.champion_as_of:
+        progress.print(
+            f"the champion, version {state.champion}, has data until {state.champion_as_of}: a version as of {as_of} "
+            "is judged, and only one as of a later period can replace it",
+            style="yellow",
+        )
 
 
 def _run_dag(
@@ -248,13 +304,10 @@ def _run_dag(
     progress.print(f"✓ {title} in {format_duration(time.monotonic() - start)}:  {run_progress.format_steps(view)}")
 
 
-def _run_id(as_of: str) -> str:
-    return f"as_of_{as_of}"
-
-
 def _show_results(
     airflow: AirflowClient,
     dag_id: str,
+    run_id: str,
     model: ModelSpec,
     as_of: str,
     addresses: ServiceAddresses,
@@ -262,12 +315,16 @@ def _show_results(
 ) -> Json:
     champion = results.fetch_champion_version(addresses.mlflow, model.name)
     outcome = {"model": model.name, "as_of": as_of, "champion": champion}
-    if pause := RetrainPlan.load(_load_xcom(airflow, dag_id, as_of, "plan")).pause:
+    if pause := earlier_runs.read_pause(airflow, dag_id, run_id):
         results.show_pause(progress, pause, champion)
-        return {**outcome, "verdict": None, "promoted": False, "report": None, "pause": pause}
-    candidate = JudgedCandidate.load(_load_xcom(airflow, dag_id, as_of, "judge"))
+        return {**outcome, "verdict": None, "promoted": False, "report": None, "pause": pause, "outdated_by": []}
+    candidate = JudgedCandidate.load(earlier_runs.load_xcom(airflow, dag_id, run_id, "judge"))
+    references = earlier_runs.read_references(airflow, dag_id, run_id)
+    changes = find_changed_inputs(model, references) if references else []
+    if changes:
+        results.show_outdated(progress, f"{dag_id} as of {as_of}", changes)
     verdict = candidate.verdict_event(model.name).verdict
-    instances = airflow.task_instances(dag_id, _run_id(as_of))
+    instances = airflow.task_instances(dag_id, run_id)
     promoted = any(i["task_id"] == "promote" and i["state"] == "success" for i in instances)
     results.show_gate_table(progress, f"{model.name} as of {as_of}", verdict, model.gates)
     # The file in the lake may not be reachable for users of an external Airflow, which serves it, too.
@@ -281,9 +338,5 @@ def _show_results(
         "promoted": promoted,
         "report": report,
         "pause": None,
+        "outdated_by": changes,
     }
-
-
-def _load_xcom(airflow: AirflowClient, dag_id: str, as_of: str, task_id: str) -> Json:
-    xcom = airflow.xcom(dag_id, _run_id(as_of), task_id)
-    return json.loads(xcom) if isinstance(xcom, str) else xcom

@@ -158,9 +158,10 @@ class AirflowClient:
         return self._list_all(path, "task_instances", **({"state": list(states)} if states else {}))
 
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """Return the return value of a task."""
+        """Return the return value of a task; None if it has none."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self._request("GET", path)["value"]
+        entry = self._request("GET", path, allow_missing=True)
+        return None if entry is None else entry["value"]
 
     def log(self, instance: Json) -> list[Json]:
         """Return the log entries of the last try of a task instance."""

@@ -130,12 +130,13 @@ def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any], regist
     for name in registers:
         if name in current_raw and recorded_raw.get(name) != current_raw[name]:
             yield f"the raw file of {name} {'has changed' if name in recorded_raw else 'is new'}"
-    for part, describe in (("code", _code_differences), ("parameters", _parameter_differences)):
+    for part, describe in (("code", describe_code_differences), ("parameters", describe_parameter_differences)):
         if recorded.get(part, {}) != current.get(part, {}):
             yield from describe(recorded.get(part, {}), current.get(part, {}))
 
 
-def _code_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> Iterator[str]:
+def describe_code_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> Iterator[str]:
+    """Say which modules, files and libraries differ between two results of `evergreen.lake.fingerprints.code_of`."""
     changed = sorted(name for name in recorded.keys() | current.keys() if recorded.get(name) != current.get(name))
     for name in changed:
         if name.startswith("evergreen."):
@@ -163,13 +164,18 @@ def _file_name(name: str) -> str:
     return "/".join(parts if len(parts) > 1 else [*parts, "__init__"]) + ".py"
 
 
-def _parameter_differences(recorded: Any, current: Any, path: str = "") -> Iterator[str]:
+def describe_parameter_differences(recorded: Any, current: Any, path: str = "") -> Iterator[str]:
+    """Say which values differ between two JSON-like values, each by its path."""
     if isinstance(recorded, Mapping) and isinstance(current, Mapping):
         for key in sorted(recorded.keys() | current.keys()):
-            yield from _parameter_differences(recorded.get(key), current.get(key), f"{path}.{key}".removeprefix("."))
+            yield from describe_parameter_differences(
+                recorded.get(key), current.get(key), f"{path}.{key}".removeprefix(".")
+            )
+    elif recorded == current:
+        return
     elif recorded is None or current is None:
         yield f"{path} is {'new' if recorded is None else 'no longer used'}"
-    elif recorded != current:
+    else:
         old, new = repr(recorded), repr(current)
         is_short = max(len(old), len(new)) <= _MAX_VALUE_LENGTH
         yield f"{path} was {old} and is {new}" if is_short else f"{path} has changed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,8 +130,17 @@ def job_folder(model: ModelSpec, fingerprint: str) -> UPath:
     return storage.storage_path(settings().jobs) / model.name / fingerprint
 
 
-def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]) -> dict[str, Any]:
-    """Return everything that a trained model depends on, and nothing else."""
+def candidate_inputs(
+    model: ModelSpec,
+    training_set: datasets.Manifest,
+    features: tuple[str, ...],
+    libraries: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return everything that a trained model depends on, and nothing else; `libraries` are by default the pinned ones.
+
+    Raises:
+        SpecError: the model names a library that the trainer's environment does not have.
+    """
     # Named where it is declared only: other candidates keep their fingerprints.
     transform = {"target_transform": model.target_transform} if model.target_transform else {}
     return {
@@ -143,7 +152,7 @@ def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features
         "resources": model.resources.model_dump(include={"cpu", "gpu", "gpu_type", "processes"}),
         "code": {
             "modules": runner.training_code(model.name, model.code_packages, model.target_transform),
-            "libraries": pinned_library_versions(model),
+            "libraries": pinned_library_versions(model) if libraries is None else dict(libraries),
         },
         **({"classes": model.classes} if model.classes else {}),
         **({"quantiles": model.quantiles} if model.quantiles else {}),
