@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
-from evergreen.errors import SpecError
+from evergreen.errors import SpecError, StaleFeaturesError
 from evergreen.feature_store import online_store, repository
+from evergreen.feature_store.offline_store import RetrievalError
+from evergreen.features import staleness
 from evergreen.orchestration.dags import features
 from evergreen.orchestration.handover import FeaturesPlan, StepResult
 from evergreen.spec.model import ModelSpec
@@ -99,6 +101,68 @@ def test_periods_that_were_left_out_are_not_waited_for(ponds: ModelSpec, monkeyp
     with pytest.raises(AirflowSkipException, match="all periods of the run were left out"):
         load(monkeypatch, [7], built=[6, 7], published=[6])
     assert watermark(ponds) == ponds_data.window(7).as_of
+
+
+def test_periods_beyond_a_run_are_not_read(ponds: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of a backfill, by code that did not have a column yet."""
+    ponds_data.publish(5, 6)
+    publish_without_murk(7)
+    declare_murk()
+    assert load(monkeypatch, [6], built=[6], published=[6]) == span(5, 7)
+    assert level(feature="levels:murk") == 6.23 / 2
+
+
+def test_stale_periods_that_cannot_be_read_are_named_with_the_way_out(
+    ponds: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_without_murk(6)
+    ponds_data.publish(7)
+    declare_murk()
+    with pytest.raises(StaleFeaturesError) as refused:
+        load(monkeypatch, [7], built=[7], published=[7])
+    subject, stale, cause = str(refused.value).splitlines()
+    assert subject.startswith("the online store of ponds cannot be loaded: 2 of the 2 days that it reads are stale")
+    assert "2 days, 2013-01-06 – 2013-01-07: " in stale
+    assert "→ run `evergreen backfill ponds --from 2013-01-06 --to 2013-01-07`, then clear this task" in stale
+    assert "murk: no such column in" in cause
+    assert "declare one type" not in cause
+    ponds_data.publish(6)
+    assert load(monkeypatch, [7]) == span(6, 8)
+
+
+def test_what_cannot_be_read_and_is_not_stale_is_told_as_it_is(
+    ponds: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_without_murk(6)
+    declare_murk()
+    monkeypatch.setattr(online_store, "find_stale_features", lambda *_: staleness.find_stale_features(ponds, {}))
+    with pytest.raises(RetrievalError, match="murk: no such column in its files"):
+        load(monkeypatch, [6])
+
+
+def test_periods_to_load_are_those_that_are_read(ponds: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    ponds_data.publish(*range(3, 12))
+    window = ponds_data.window(9)
+    loaded = [day(number) for number in range(5, 9)]  # 72 hours before the ninth, and a day that may reach into them
+    assert online_store.periods_to_load(ponds, window) == loaded
+    load(monkeypatch, [10])
+    later_periods = online_store.periods_to_load(ponds, window)
+    assert later_periods == [day(number) for number in range(7, 11)], "the store is up to the tenth, and stays so"
+
+
+def publish_without_murk(number: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        write = ponds_data.pq.write_table
+        drop = lambda table, file: write(  # noqa: E731
+            table.drop_columns(["murk"]) if "murk" in table.column_names else table, file
+        )
+        patch.setattr(ponds_data.pq, "write_table", drop)
+        ponds_data.publish(number, values={("a", 0): 0.5})
+
+
+def declare_murk() -> None:
+    text = ponds_data.DEFINITIONS.replace('"level")', '"level", "murk")')
+    ponds_data.write_definitions(text, repository.settings().feature_repo)
 
 
 def test_a_backfill_loads_only_if_its_conf_says_so(ponds: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_plan_refuses_to_mix_stale_days(
         "pyspark was 3.5.0 and is ",
         "flight_delay/features.py is new",
         "Evergreen's own code has changed",
-        'run flight_delay.features with {"start"',
+        "run `evergreen backfill flight_delay --from 2013-01-08 --to 2013-01-10`",
     ):
         assert part in text
     assert "3 of 3 days of features of flight_delay are stale" in caplog.text

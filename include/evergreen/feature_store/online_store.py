@@ -28,12 +28,14 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 from pydantic import Field
 
-from evergreen.errors import Fault, FeatureError, SpecError
+from evergreen.errors import Fault, FeatureError, SpecError, StaleFeaturesError
+from evergreen.feature_store.offline_store import RetrievalError
 from evergreen.feature_store.online_encoding import OnlineColumn
 from evergreen.feature_store.online_writes import OnlineRows, write_online_rows
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
 from evergreen.feature_store.retrieval import read_table_in_batches, restrict_partitions
 from evergreen.features.inputs import published_manifests, published_periods
+from evergreen.features.staleness import find_stale_features
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
@@ -65,8 +67,23 @@ def materialize_features(model: ModelSpec, window: Window) -> dict[str, str]:
 
     Raises:
         SpecError: the model's service lists views of other features, which would not be written.
+        StaleFeaturesError: published values cannot be read as the views declare them, and some are of periods that
+            other code, parameters or registers have made than would make them now.
+        RetrievalError, FeatureError: they cannot be read, and none of them is stale.
     """
     return _materialize_until(model, window.calendar, window.as_of)
+
+
+def periods_to_load(model: ModelSpec, window: Window) -> list[str]:
+    """Return the published periods that `materialize_features` may read; some may be after `window`.
+
+    Raises:
+        SpecError: see `materialize_features`.
+    """
+    views = _online_views(open_feature_store(model.feature_model), model)
+    watermark = max(window.as_of.astimezone(UTC), _read_state(model).watermark)
+    servable = _servable_periods(model, window.calendar, watermark, views) if views else []
+    return _periods_to_read(model, window.calendar, servable[0], watermark) if servable else []
 
 
 def rebuild_online_store(model: ModelSpec) -> dict[str, str]:
@@ -105,7 +122,12 @@ def _materialize_until(
         views = _online_views(store, model)
         state = _read_state(model)
         watermark = max(as_of.astimezone(UTC), state.watermark)
-        periods = _servable_periods(model, calendar, watermark, views)
+        periods = {
+            period: manifest.content_hash
+            for period, manifest in published_manifests(
+                model, _servable_periods(model, calendar, watermark, views)
+            ).items()
+        }
         specs = {view.name: view.to_proto().spec.SerializeToString(deterministic=True) for view in views}
         definitions = {name: fingerprints.compute_fingerprint(spec.hex()) for name, spec in specs.items()}
         target = _MaterializationState(watermark=watermark, periods=periods, views=definitions)
@@ -118,16 +140,40 @@ def _materialize_until(
         view_names = [view.name for view in views]
         log.info("materializing %s: from %s until %s", ", ".join(view_names), start, watermark)
         _write_state(dataset, _MaterializationState(watermark=watermark))
-        # A row may be stamped up to one period after its own, such as at the midnight that ends its day.
-        read_from = calendar.shift(start, -1)
-        read = [datasets.period_partition(period) for period in published_periods(model, read_from)]
-        with restrict_partitions(read):
-            for view in views:
-                # Feast includes both ends. The watermark itself belongs to a period that is not in the state.
-                _write_view(store, view, calendar.start(start), watermark - _MICROSECOND)
+        read = _periods_to_read(model, calendar, start, watermark)
+        with restrict_partitions([datasets.period_partition(period) for period in read]):
+            try:
+                for view in views:
+                    # Feast includes both ends. The watermark itself belongs to a period that is not in the state.
+                    _write_view(store, view, calendar.start(start), watermark - _MICROSECOND)
+            except (RetrievalError, FeatureError) as error:
+                _raise_if_stale(model, read, error)
+                raise
         write_online_marker(store, name, target.fingerprint)
         _write_state(dataset, target)
     return {"start": start, "end": calendar.shift(calendar.period_at(watermark - _MICROSECOND), 1)}
+
+
+def _periods_to_read(model: ModelSpec, calendar: Calendar, start: str, watermark: datetime) -> list[str]:
+    """Return the published periods whose rows may be of `start` or later, and that have begun before the watermark.
+
+    A row may be stamped up to one period after its own, such as at the midnight that ends its day.
+    """
+    read_from = calendar.shift(start, -1)
+    return [period for period in published_periods(model, read_from) if calendar.start(period) < watermark]
+
+
+def _raise_if_stale(model: ModelSpec, periods: Sequence[str], error: RetrievalError | FeatureError) -> None:
+    """Raise a StaleFeaturesError that says so instead of `error`, if some of these published periods are stale."""
+    stale = find_stale_features(model, published_manifests(model, periods))
+    if not stale.periods:
+        return
+    count = f"{len(stale.periods)} of the {len(stale.published)} {stale.calendar.unit}s that it reads are stale"
+    causes = [Fault(fault.location, fault.problem) for fault in error.faults]
+    raise StaleFeaturesError(
+        f"the online store of {model.feature_model} cannot be loaded: {count}",
+        [*stale.faults(f"{stale.rebuild_fix}, then clear this task"), *causes],
+    ) from error
 
 
 def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> None:
@@ -210,16 +256,15 @@ def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
 
 def _servable_periods(
     model: ModelSpec, calendar: Calendar, watermark: datetime, views: Sequence[FeatureView]
-) -> dict[str, str]:
-    """Return the content hash of each published period with values that can be served at the watermark, in order."""
+) -> list[str]:
+    """Return the published periods with values that can be served at the watermark, in order."""
     ttls = [view.ttl for view in views if view.ttl]
     start = watermark - max(ttls) if ttls and len(ttls) == len(views) else None
-    servable = [
+    return [
         period
         for period in published_periods(model, calendar.period_at(start) if start else None)
         if calendar.start(period) < watermark and (start is None or calendar.end(period) > start)
     ]
-    return {period: manifest.content_hash for period, manifest in published_manifests(model, servable).items()}
 
 
 def _first_period_to_write(written_periods: Mapping[str, str], servable_periods: Mapping[str, str]) -> str | None:

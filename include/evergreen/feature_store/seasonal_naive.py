@@ -50,7 +50,7 @@ def seasonal_inputs(model: ModelSpec, holdout_start: str, holdout_end: str) -> d
         start = calendar.period_before(start, duration)
     published = published_manifests(model, list(calendar.periods_between(start, holdout_end)))
     if (mixed := find_mixed_features(model, published)).periods:
-        faults = mixed.faults(f"{mixed.rebuild_run}, then clear this run from its plan task on")
+        faults = mixed.faults(f"{mixed.rebuild_fix}, then clear this run from its plan task on")
         problem = f"features before {holdout_end}, which give the naive forecasts, differ from the newest period's"
         raise StaleFeaturesError(f"{model.name}: {problem}", faults)
     return {

@@ -284,7 +284,7 @@ def example_inputs(
         raise RawDataError(f"{model.name} as of {window.end}", faults)
     if (mixed := find_mixed_features(model, published)).periods:
         fix = "clear this run from its plan task on"  # it rebuilds them, or says how to
-        faults = mixed.faults(fix if needed_periods == window.periods else f"{mixed.rebuild_run}, then {fix}")
+        faults = mixed.faults(fix if needed_periods == window.periods else f"{mixed.rebuild_fix}, then {fix}")
         raise StaleFeaturesError(f"{model.name} as of {window.end}: features differ from the newest period's", faults)
     return {
         "as_of": window.end,

@@ -50,15 +50,14 @@ class StaleFeatures:
         return "; ".join([count, *(f"{fault.location}: {fault.problem}" for fault in self.faults(""))])
 
     @property
-    def rebuild_run(self) -> str:
-        """The run by which a person rebuilds the stale periods."""
-        conf = json.dumps({"start": self.periods[0], "end": self.periods[-1]})
-        return f"run {self.feature_model}.features with {conf}"
+    def rebuild_fix(self) -> str:
+        """How a person has the stale periods built again."""
+        return f"run `evergreen backfill {self.feature_model} --from {self.periods[0]} --to {self.periods[-1]}`"
 
     @property
     def rebuild_advice(self) -> str:
         """How a person has the stale periods rebuilt, now or whenever there are any."""
-        return f'{self.rebuild_run}, or set stale_features="rebuild" in the spec'
+        return f'{self.rebuild_fix}, or set stale_features="rebuild" in the spec'
 
     def faults(self, fix: str) -> list[Fault]:
         """Return one fault for all that differs for the same periods."""

@@ -17,8 +17,8 @@ from evergreen.promotion.challengers import training_pause
 from evergreen.window import RunReason
 from evergreen_local import earlier_runs, retraining
 from support import tills
-from support.published_retrains import AS_OF, DAYS as TILL_DAYS
-from support.published_retrains import TRAIN, publish_retrain
+from support.published_retrains import AS_OF, TRAIN, publish_retrain
+from support.published_retrains import DAYS as TILL_DAYS
 
 pytestmark = pytest.mark.unit
 

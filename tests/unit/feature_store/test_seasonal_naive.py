@@ -295,7 +295,7 @@ def test_labels_of_other_code_give_no_forecast(home: Path, tmp_path: Path) -> No
     with pytest.raises(StaleFeaturesError, match="differ from the newest period's") as error:
         seasonal_naive.seasonal_inputs(model, "2024-01-10", "2024-01-14")
     assert "2024-01-04: models.demand.features is no longer used" in str(error.value)
-    assert 'run demand.features with {"start": "2024-01-04", "end": "2024-01-04"}, then clear' in str(error.value)
+    assert "run `evergreen backfill demand --from 2024-01-04 --to 2024-01-04`, then clear" in str(error.value)
     republish_day(2.0)
     assert seasonal_naive.seasonal_inputs(model, "2024-01-10", "2024-01-14")
 

@@ -243,8 +243,8 @@ def test_each_difference_has_its_days(folder: Path, model: ModelSpec) -> None:
         "4 of 4 days of features of tills are stale; 4 days, 2024-01-01 – 2024-01-04: the raw file of tills has "
         "changed; 2 days, 2024-01-01 – 2024-01-04: tills/features.py has changed"
     )
-    conf = '{"start": "2024-01-01", "end": "2024-01-04"}'
-    assert result.rebuild_advice == f'run tills.features with {conf}, or set stale_features="rebuild" in the spec'
+    command = "`evergreen backfill tills --from 2024-01-01 --to 2024-01-04`"
+    assert result.rebuild_advice == f'run {command}, or set stale_features="rebuild" in the spec'
 
 
 def test_differences_of_the_same_days_are_one_short_fault(folder: Path, model: ModelSpec) -> None:

@@ -185,9 +185,7 @@ def test_custom_gates_count_with_their_code(folder: Path, monkeypatch: pytest.Mo
     assert find_changed_inputs(tills.reload_spec(), run) == ["the code of the gates has changed"]
 
 
-def test_an_upgrade_of_a_library_counts(
-    folder: Path, run: RetrainReferences, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upgrade_of_a_library_counts(folder: Path, run: RetrainReferences, monkeypatch: pytest.MonkeyPatch) -> None:
     old = training_sets.training_set_code()["duckdb"]
     read_version = fingerprints.version
     monkeypatch.setattr(fingerprints, "version", lambda name: "99.0" if name == "duckdb" else read_version(name))

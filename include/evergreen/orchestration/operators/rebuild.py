@@ -18,12 +18,16 @@ from evergreen.orchestration.handover import RetrainPlan, XCom
 from evergreen.orchestration.triggers import DagRunsFinishedTrigger
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import ModelSpec
+from evergreen.window import Window
 
 log = logging.getLogger(__name__)
 
 
 class RebuildFeaturesOperator(BaseOperator):
-    """Have the features DAG build again the periods of the window that are stale; wait for it without a worker slot.
+    """Have the features DAG build again the stale periods that this run reads; wait for it without a worker slot.
+
+    Those are the periods of its training set, and those that `materialize` loads, which may be later.
 
     What is left to do is read from the published features each time, so a try that was killed is just repeated. A
     period that another run builds meanwhile is waited for by the features DAG: two runs never build the same period.
@@ -42,11 +46,9 @@ class RebuildFeaturesOperator(BaseOperator):
         Raises:
             StaleFeaturesError: the features DAG is paused, or a run of it has ended and its periods are stale still.
         """
-        from evergreen.feature_store import training_sets
-
         model = loader.load_spec(self.model)
         features_dag_id = f"{model.feature_model}.features"
-        read_periods = training_sets.periods_to_read(model, RetrainPlan.load(self.plan).window())
+        read_periods = _periods_to_read(model, RetrainPlan.load(self.plan).window())
         stale = staleness.find_stale_features(model, inputs.published_manifests(model, read_periods))
         log.info("%s", stale.summary)
         if not stale.periods:
@@ -70,6 +72,16 @@ class RebuildFeaturesOperator(BaseOperator):
             method_name="execute",
             kwargs={"run_id": new_run_id, "batch": list(periods)},
         )
+
+
+def _periods_to_read(model: ModelSpec, window: Window) -> list[str]:
+    """Return the periods whose features the training set or the online store of a run may have."""
+    from evergreen.feature_store import online_store, training_sets
+
+    periods = set(training_sets.periods_to_read(model, window))
+    if not periods.issuperset(inputs.published_periods(model)):
+        periods.update(online_store.periods_to_load(model, window))
+    return sorted(periods)
 
 
 def _next_batch(stale: StaleFeatures, limit: int) -> list[str]:

@@ -59,7 +59,7 @@ def test_stale_days_fail_with_what_differs_and_the_fix(folder: Path) -> None:
         "tills is not retrained: 3 of 7 days of features of tills are stale; 3 days, 2024-01-04 – 2024-01-06: "
         "tills/units.py has changed"
     )
-    assert 'run tills.features with {"start": "2024-01-04", "end": "2024-01-06"}' in fix
+    assert "run `evergreen backfill tills --from 2024-01-04 --to 2024-01-06`" in fix
 
 
 def test_stale_days_before_the_window_do_not_matter(folder: Path) -> None:
