@@ -29,7 +29,8 @@ pytestmark = pytest.mark.dag
 @pytest.fixture
 def ponds(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     """A model with two views, a day of features, and an online store in a file."""
-    return write_small_model("ponds", tmp_path, monkeypatch, use_models, ponds_data.DEFINITIONS, model=ponds_data.SPEC)
+    modules = {"model": ponds_data.SPEC, "features": ""}
+    return write_small_model("ponds", tmp_path, monkeypatch, use_models, ponds_data.DEFINITIONS, **modules)
 
 
 def day(number: int) -> str:

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time import task_runner
 
 from evergreen.errors import StaleFeaturesError
+from evergreen.feature_store import online_store
 from evergreen.features import inputs
 from evergreen.lake import datasets
 from evergreen.orchestration.dags.retrain import retrain_dag
@@ -110,6 +111,22 @@ def test_a_day_that_is_not_published_is_left_to_training_set(model: ModelSpec, s
     with pytest.raises(TaskDeferred):
         operator().execute(scheduler.context())
     assert scheduler.requests[-1].conf == {"start": str(DAYS[0]), "end": str(DAYS[0]), "announce": False}
+
+
+def test_days_that_only_the_online_store_reads_are_rebuilt_too(
+    model: ModelSpec, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one after the window: a new column would be missing there, and nothing could be loaded."""
+    tills.publish(model, DAYS[:3])
+    window = RetrainPlan(start=DAYS[0], end=DAYS[3], run_reason=RunReason.MANUAL, calendar=Calendar("1d", "UTC"))
+    plan = window.dump()
+    monkeypatch.setattr(online_store, "periods_to_load", lambda _model, window: [*window.periods[1:], DAYS[3]])
+    with DAG("tills.retrain"), pytest.raises(TaskDeferred):
+        RebuildFeaturesOperator(task_id="rebuild", model="tills", plan=plan).execute(scheduler.context())
+    assert scheduler.requests[-1].conf == {"start": DAYS[3], "end": DAYS[3], "announce": False}
+    tills.publish(model, DAYS[3:4])
+    with DAG("tills.retrain"):
+        assert RebuildFeaturesOperator(task_id="rebuild", model="tills", plan=plan).execute(scheduler.context()) is None
 
 
 def test_days_that_a_run_has_not_rebuilt_fail_the_task(model: ModelSpec, scheduler: Scheduler) -> None:
