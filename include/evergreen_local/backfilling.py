@@ -1,5 +1,7 @@
 """`evergreen backfill`: the features of past periods, built by a backfill of Airflow, with progress in the terminal.
 
+It builds what is missing, and again what is stale: periods that other code, parameters or registers have made.
+
 The command stores no state of its own but reads Airflow and the lake, so an interrupted or failed call is simply
 repeated. It waits where Airflow is too busy to answer: one with SQLite is, while its scheduler starts runs.
 """
@@ -13,7 +15,8 @@ from datetime import UTC, datetime
 from evergreen.client.addresses import service_addresses
 from evergreen.client.airflow import AirflowBusyError, AirflowClient, AirflowConflictError, AirflowError, Json
 from evergreen.errors import EvergreenError
-from evergreen.features.inputs import features_dataset
+from evergreen.features.inputs import features_dataset, published_manifests
+from evergreen.features.staleness import find_stale_features
 from evergreen.lake import datasets
 from evergreen.periods import Calendar
 from evergreen.settings import variable_name
@@ -52,7 +55,7 @@ def connect_to_airflow(timeout_s: float | None = None) -> AirflowClient:
 
 
 def backfill_model(name: str, start: str, end: str, progress: Progress) -> list[str]:
-    """Publish the features of all periods from `start` to `end`, both included, that are missing; return the periods.
+    """Publish the features of all periods from `start` to `end`, both included, that are missing or stale; return all.
 
     Both are names of periods, or dates of all periods that begin on them. The features DAG is unpaused.
 
@@ -93,18 +96,18 @@ def wait_until_parsed(airflow: AirflowClient, dag_ids: Sequence[str], progress: 
 def backfill_features(
     airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str], progress: Progress
 ) -> None:
-    """Publish the features of all `periods` that are missing, by a backfill.
+    """Publish the features of all `periods` that are missing or stale, by a backfill.
 
     Raises:
         AirflowError: Airflow cannot create the backfill.
         RunFailedError: a run has failed.
     """
     start, calendar = time.monotonic(), feature_spec(model).calendar
-    missing: list[str] = []
+    built: list[str] = []
     creations, is_finished = 0, False
     while not is_finished:
         _wait_for_active_backfill(airflow, dag_id, model, progress)
-        due = periods_without_features(model, periods)
+        due = _periods_to_build(model, periods)
         if not due:
             break
         if creations == _MAX_CREATIONS:
@@ -113,18 +116,24 @@ def backfill_features(
                 f"{airflow.url}/dags/{dag_id}, and run the same command again"
             )
         creations += 1
-        missing = missing or due
+        built = built or due
         if _create_backfill(airflow, dag_id, model, due, progress):
             is_finished = _wait_for_runs(airflow, dag_id, model, due, progress)
         else:
             time.sleep(POLL_INTERVAL_S)
     progress.clear()
-    if not missing:
+    if not built:
         print_published(dag_id, calendar, periods, progress)
         return
-    require_published(airflow, dag_id, model, missing)
+    require_published(airflow, dag_id, model, built)
+    if (stale := find_stale_features(model, published_manifests(model, built))).periods:
+        raise RunFailedError(
+            f"{dag_id} succeeded, but {stale.summary} still: the workers of Airflow may have another version of the "
+            f"code, parameters or registers than there is here; bring it to them, then run the same command again: "
+            f"{airflow.url}/dags/{dag_id}"
+        )
     duration = format_duration(time.monotonic() - start)
-    progress.print(f"✓ {dag_id}: backfilled {calendar.describe(missing)}, in {duration}")
+    progress.print(f"✓ {dag_id}: backfilled {calendar.describe(built)}, in {duration}")
 
 
 def print_published(dag_id: str, calendar: Calendar, periods: Sequence[str], progress: Progress) -> None:
@@ -159,15 +168,15 @@ def _wait_for_runs(
 
 
 def _create_backfill(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, missing: Sequence[str], progress: Progress
+    airflow: AirflowClient, dag_id: str, model: ModelSpec, due: Sequence[str], progress: Progress
 ) -> bool:
-    """Create runs for the `missing` periods; return False if another backfill is active, or Airflow was too busy."""
+    """Create runs for the `due` periods; return False if another backfill is active, or Airflow was too busy."""
     spec = feature_spec(model)
-    progress.update(ProgressView(f"{dag_id}: creating a backfill", 0, len(missing), f"{spec.calendar.unit}s"))
-    first, last = spec.interval_start(missing[0]), spec.interval_start(missing[-1])
-    runs = _runs_by_period(airflow, dag_id, model, missing)
-    # By default Airflow skips successful runs, even if their datasets were removed.
-    is_removed = any(period in runs and runs[period]["state"] == "success" for period in missing)
+    progress.update(ProgressView(f"{dag_id}: creating a backfill", 0, len(due), f"{spec.calendar.unit}s"))
+    first, last = spec.interval_start(due[0]), spec.interval_start(due[-1])
+    runs = _runs_by_period(airflow, dag_id, model, due)
+    # By default Airflow skips successful runs, even if their datasets were removed, or are stale.
+    is_removed = any(period in runs and runs[period]["state"] == "success" for period in due)
     try:
         airflow.create_backfill(dag_id, first, last, "completed" if is_removed else "failed", _MAX_ACTIVE_RUNS)
     except (AirflowConflictError, AirflowBusyError):
@@ -205,6 +214,12 @@ def periods_without_features(model: ModelSpec, periods: Sequence[str]) -> list[s
     """Return those of `periods` without published features, whatever they were made from."""
     dataset = features_dataset(model)
     return [period for period in periods if dataset.manifest(datasets.period_partition(period)) is None]
+
+
+def _periods_to_build(model: ModelSpec, periods: Sequence[str]) -> list[str]:
+    """Return those of `periods` that are missing or stale, in order."""
+    stale = find_stale_features(model, published_manifests(model, periods))
+    return sorted({*periods_without_features(model, periods), *stale.periods})
 
 
 def _runs_by_period(airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str]) -> dict[str, Json]:

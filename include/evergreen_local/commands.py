@@ -50,7 +50,7 @@ def backfill_command(
     start: Annotated[str, typer.Option("--from", metavar="PERIOD", help="First day or period.")],
     end: Annotated[str, typer.Option("--to", metavar="PERIOD", help="Last day or period, included.")],
 ) -> None:
-    """Build missing features of past days through Airflow."""
+    """Build missing or stale features through Airflow."""
     with Progress(ctx.obj) as progress:
         backfilling.backfill_model(model, start, end, progress)
 

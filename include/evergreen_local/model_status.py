@@ -42,6 +42,8 @@ class FeatureStatus:
         missing: periods after the first published one that are over and have no features.
         stale: which of those that the next retrain reads would be made differently now, and why; or why that is not
             known.
+        stale_periods: the first and the last of them.
+        are_rebuilt: whether the next retrain builds them again: `stale_features` in the spec.
         due: when the next period has to be published at the latest, by `fresh_within`; None: at no time.
     """
 
@@ -51,6 +53,8 @@ class FeatureStatus:
     missing: tuple[str, ...]
     stale: str | None
     due: datetime | None
+    stale_periods: tuple[str, str] | None = None
+    are_rebuilt: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,10 +188,14 @@ def describe_status(status: ModelStatus, calendar: Calendar, now: datetime) -> l
         lines = [f"features of {features.feature_model}: fresh until {features.fresh_until}, {count} are published"]
     if features.missing:
         first, last = features.missing[0], features.missing[-1]
-        command = f"`evergreen backfill {status.model} --from {first} --to {last}`"
+        command = _backfill_command(status.model, first, last)
         lines.append(f"missing: {calendar.describe(features.missing)}; {command} builds them")
     if features.stale:
         lines.append(f"stale: {features.stale}")
+    if features.stale_periods:
+        command = _backfill_command(status.model, *features.stale_periods)
+        rebuilt = "; the next retrain does so, too" if features.are_rebuilt else ""
+        lines.append(f"stale: {command} builds them again{rebuilt}")
     if features.due and features.due < now:
         lines.append(f"late: features, {_describe_delay(features.due, now)}")
     if champion := status.champion:
@@ -227,9 +235,10 @@ def describe_status(status: ModelStatus, calendar: Calendar, now: datetime) -> l
 
 def _feature_status(model: ModelSpec, spec: FeatureSpec, now: datetime) -> FeatureStatus:
     published = published_periods(model)
+    stale = stale_periods = None
     try:
-        comparison = stale_features_of_next_retrain(model) if published else None
-        stale = comparison.summary if comparison and comparison.periods else None
+        if published and (comparison := stale_features_of_next_retrain(model)).periods:
+            stale, stale_periods = comparison.summary, (comparison.periods[0], comparison.periods[-1])
     except EvergreenError as error:
         stale = f"not known: {first_line(error)}"
     return FeatureStatus(
@@ -239,6 +248,8 @@ def _feature_status(model: ModelSpec, spec: FeatureSpec, now: datetime) -> Featu
         missing=tuple(find_missing_periods(published, spec, now)),
         stale=stale,
         due=features_due(spec, published[-1] if published else None),
+        stale_periods=stale_periods,
+        are_rebuilt=model.stale_features == "rebuild",
     )
 
 
@@ -298,6 +309,10 @@ def _newest_verdict(state: LedgerState) -> VerdictStatus | None:
 def _published_until(dataset: datasets.Dataset, calendar: Calendar) -> str | None:
     newest = dataset.partitions()[-1:]
     return calendar.shift(datasets.partition_period(newest[0]), 1) if newest else None
+
+
+def _backfill_command(model: str, first: str, last: str) -> str:
+    return f"`evergreen backfill {model} --from {first} --to {last}`"
 
 
 def _describe_run(run: Json) -> str:

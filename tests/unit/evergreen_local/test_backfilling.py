@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from evergreen.cli import app, load_commands
 from evergreen.client.airflow import AirflowError
 from evergreen.errors import EvergreenError, WindowError
-from evergreen.features import inputs
+from evergreen.features import inputs, staleness
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen_local import backfilling
@@ -58,6 +58,41 @@ def test_missing_days_are_built_once(model: ModelSpec, monkeypatch: pytest.Monke
     airflow, text = backfill(model, monkeypatch)
     assert airflow.creations == 0
     assert "all 5 days up to 2024-01-05 are published" in text
+
+
+def test_stale_days_are_built_again(model: ModelSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the command that `evergreen status` names, also where their runs have succeeded before."""
+    backfill(model, monkeypatch, end=DAYS[3])
+    edit_features(tmp_path)
+    tills.publish(model, DAYS[:1])
+    stale = staleness.find_stale_features(model, inputs.published_manifests(model, DAYS))
+    assert stale.periods == DAYS[1:4]
+    assert stale.rebuild_fix == f"run `evergreen backfill tills --from {DAYS[1]} --to {DAYS[3]}`"
+    airflow, text = backfill(model, monkeypatch, start=DAYS[1], end=DAYS[3])
+    assert "✓ tills.features: backfilled 3 days, 2024-01-02 – 2024-01-04" in text
+    assert not staleness.find_stale_features(model, inputs.published_manifests(model, DAYS)).periods
+    edit_features(tmp_path)
+    airflow, text = backfill(model, monkeypatch)
+    assert "✓ tills.features: backfilled 5 days, 2024-01-01 – 2024-01-05" in text, "stale and missing ones"
+    assert airflow.creations == 1
+
+
+def test_days_that_stay_stale_are_no_success(model: ModelSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The workers of another machine may have other code."""
+    tills.publish(model, DAYS)
+    edit_features(tmp_path)
+    airflow = SimulatedAirflow(feature_spec(model).calendar, lambda days: None)
+    monkeypatch.setattr(backfilling, "connect_to_airflow", airflow.client)
+    with Progress(Console(file=io.StringIO())) as progress, pytest.raises(RunFailedError) as failed:
+        backfill_model("tills", DAYS[1], DAYS[2], progress)
+    assert "tills.features succeeded, but 2 of 2 days of features of tills are stale" in str(failed.value)
+    assert "the workers of Airflow may have another version" in str(failed.value)
+    assert airflow.creations == 1
+
+
+def edit_features(root: Path) -> None:
+    file = root / "evergreen_models/tills/features.py"
+    file.write_text(f"{file.read_text()}A = 1\n")
 
 
 @pytest.mark.parametrize(

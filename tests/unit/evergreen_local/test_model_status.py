@@ -85,9 +85,13 @@ def test_what_is_missing_and_what_is_stale(model_folder: Path, airflow: Simulate
     assert second == f"{missing} builds them"
     file = model_folder / "features.py"
     file.write_text(file.read_text().replace("> 5", "> 6"))
-    stale = lines(tills.reload_spec())[2]
+    stale, command = lines(tills.reload_spec())[2:4]
     assert stale.startswith("stale: 3 of 3 days of features of tills are stale; 3 days, ")
     assert "tills/features.py has changed" in stale
+    mended = "stale: `evergreen backfill tills --from 2024-01-01 --to 2024-01-05` builds them again"
+    assert command == mended
+    rebuilding = tills.change_spec(model_folder, "schedule=", 'stale_features="rebuild", schedule=')
+    assert f"{mended}; the next retrain does so, too" in lines(rebuilding)
 
 
 def test_champion_verdict_and_runs(airflow: SimulatedAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
