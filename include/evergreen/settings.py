@@ -493,13 +493,19 @@ def settings() -> Settings:
 
 
 def use_project_of_folder(folder: Path) -> None:
-    """Let an installed package find the project that contains `folder`, if EVERGREEN_PROJECT names none.
+    """Use the project that contains `folder`, if EVERGREEN_PROJECT names none, also where a checkout is installed.
 
     Processes that this one starts find it, too.
     """
     variable = variable_name("project")
-    if not IS_CHECKOUT and not os.environ.get(variable) and (project := find_project(folder)):
+    if not os.environ.get(variable) and (project := find_project(folder)):
         os.environ[variable] = str(project)
+
+
+def is_outside_of_checkout(folder: Path) -> bool:
+    """Return whether the project is a checkout of Evergreen only because nothing names another, not even `folder`."""
+    is_named = bool(os.environ.get(variable_name("project")))
+    return IS_CHECKOUT and not is_named and not folder.resolve().is_relative_to(REPOSITORY)
 
 
 def find_project(folder: Path) -> Path | None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from evergreen.errors import Fault, SettingsError
 from evergreen.periods import Calendar, Duration
-from evergreen.settings import settings, variable_name
+from evergreen.settings import REPOSITORY, is_outside_of_checkout, settings, variable_name
 from evergreen.spec import NAME_PATTERN
 
 if TYPE_CHECKING:
@@ -200,6 +200,10 @@ def _find_project() -> Path:
             raise
         problem, fix = "is in no project of Evergreen", "run `evergreen init` in an empty folder, or go to a project"
         raise ScaffoldError("project", [Fault(str(Path.cwd()), problem, fix)]) from None
+    if is_outside_of_checkout(Path.cwd()):
+        problem = f"is in no project of Evergreen, and the model would be written to the checkout {REPOSITORY}"
+        fix = f"run `evergreen init` in an empty folder, go to a project, or set {variable_name('project')}"
+        raise ScaffoldError("project", [Fault(str(Path.cwd()), problem, fix)])
     if not (folder / "feature_store.yaml").is_file():
         fix = f"run `evergreen init {settings().project}`"
         raise ScaffoldError("project", [Fault(str(settings().project), "is no project of Evergreen yet", fix)])

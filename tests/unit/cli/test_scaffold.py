@@ -177,6 +177,22 @@ def test_new_outside_a_project_says_init(
     settings.cache_clear()
 
 
+def test_new_outside_a_project_does_not_write_into_a_checkout(
+    tmp_path: Path, lines: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None]
+) -> None:
+    """Which is the project of an editable installation, if nothing names another."""
+    monkeypatch.delenv("EVERGREEN_PROJECT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    settings.cache_clear()
+    result = CliRunner().invoke(app, ["new", "margin", "--from", str(lines), "--label", "loss", "--timezone", "UTC"])
+    assert result.exit_code == 1
+    message = " ".join(result.stderr.split())
+    assert f"is in no project of Evergreen, and the model would be written to the checkout {REPOSITORY}" in message
+    assert "run `evergreen init` in an empty folder, go to a project, or set EVERGREEN_PROJECT" in message
+    assert not settings_module.is_outside_of_checkout(REPOSITORY / "docs")
+    settings.cache_clear()
+
+
 def test_deliver_splits_the_sample_and_keeps_files(project: Project, lines: Path) -> None:
     arguments = ("--label", "loss", "--deliver", "--timezone", "Europe/Berlin")
     assert "delivered 6 days of order_lines" in project.new("margin", lines, *arguments).output
@@ -283,10 +299,13 @@ def test_a_terminal_is_asked_which_columns_name_a_series(
     assert (spec.label, spec.forecast.series, spec.forecast.season) == ("profit", ("store",), 1)
 
 
-def test_an_installed_command_finds_the_project_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_checkout", [False, True])
+def test_the_command_finds_the_project_of_its_folder(
+    is_checkout: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     init(tmp_path / "a")
     (tmp_path / "a/models/x").mkdir()
-    monkeypatch.setattr(settings_module, "IS_CHECKOUT", False)
+    monkeypatch.setattr(settings_module, "IS_CHECKOUT", is_checkout)
     monkeypatch.setenv("EVERGREEN_PROJECT", "")  # restored after the test
     use_project_of_folder(tmp_path)
     assert os.environ["EVERGREEN_PROJECT"] == ""
