@@ -241,7 +241,13 @@ class Sample:
         column = quote_name(time)
         if self._types[time] == "timestamp[us, tz=UTC]":
             return column
-        return f"timezone({quote_text(calendar.timezone)}, CAST({column} AS TIMESTAMP))"
+        zone, clock = quote_text(calendar.timezone), f"CAST({column} AS TIMESTAMP)"
+        later = f"timezone({zone}, {clock})"
+        # Of a time that exists twice, when clocks are set back, DuckDB takes the later instant, and Spark the earlier.
+        day_before = f"({later} - INTERVAL 24 HOURS)"
+        offset = f"(timezone({zone}, {day_before}) - timezone('UTC', {day_before}))"
+        earlier = f"timezone('UTC', {clock} - {offset})"
+        return f"CASE WHEN timezone({zone}, {earlier}) = {clock} THEN least({earlier}, {later}) ELSE {later} END"
 
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._database.execute(query, list(parameters)).fetchall()
