@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pytest
 from deltalake import write_deltalake
 
 from evergreen.cli.scaffold import _guess_series
+from evergreen.ingest.clock_times import clock_times_of
 from evergreen.periods import Calendar
 from evergreen.scaffold.files import ScaffoldError
 from evergreen.scaffold.guesses import Choices, LabelRelation
@@ -145,6 +147,26 @@ def test_clock_times_belong_to_one_period_when_clocks_change(period: str, period
     with open_sample(locate_sample(str(tmp_path / "c.parquet"))) as sample:
         assert sample.periods("at", calendar) == periods
         assert sum(sample.rows_of(name, "at", ["at"], calendar).num_rows for name in periods) == 4
+
+
+@pytest.mark.parametrize("first", [datetime(2026, 3, 7, 12), datetime(2026, 10, 31, 12)])
+def test_clock_times_that_exist_twice_or_not_at_all_are_of_the_hour_that_spark_reads(
+    first: datetime, tmp_path: Path
+) -> None:
+    """The earlier one of two; of none, as if clocks had not been set forward. They meet the rules of that hour."""
+    clock = [first + timedelta(minutes=15 * number) for number in range(24 * 4)]
+    pq.write_table(pa.table({"at": pa.array(clock, pa.timestamp("us"))}), tmp_path / "c.parquet")
+    calendar, expected = Calendar("1h", "America/New_York"), dict[str, list[datetime]]()
+    for time in clock:  # Python's default, fold=0, is as Spark's
+        instant = time.replace(tzinfo=ZoneInfo(calendar.timezone)).astimezone(UTC)
+        expected.setdefault(calendar.period_at(instant), []).append(time)
+    with open_sample(locate_sample(str(tmp_path / "c.parquet"))) as sample:
+        periods = list(calendar.periods_between(min(expected), calendar.shift(max(expected), 1)))
+        rows = {name: sample.rows_of(name, "at", ["at"], calendar)["at"].to_pylist() for name in periods}
+    assert {name: sorted(times) for name, times in rows.items() if times} == expected
+    for name, times in expected.items():
+        start, end = clock_times_of(calendar, name)
+        assert all(start <= time < end for time in times), name
 
 
 def test_dates_of_one_weekday_are_noticed(tmp_path: Path) -> None:
