@@ -44,7 +44,7 @@ def run_model_checks(names: Sequence[str], console: Console, as_json: bool = Fal
     Raises:
         ChecksFailedError: models have faults; has all of them.
     """
-    faults = {}
+    faults, hints = {}, {}
     if not (names := names or model_names()):
         places = ", ".join(map(str, settings().models))
         fault = Fault(places, "no folder in it has a model.py", "EVERGREEN_MODELS names the folder of model folders")
@@ -52,8 +52,9 @@ def run_model_checks(names: Sequence[str], console: Console, as_json: bool = Fal
     for name in dict.fromkeys(names):
         with Console(stderr=True).status(f"checking {name}"):
             faults[name] = find_model_faults(name)
+            hints[name] = [] if faults[name] else find_model_hints(name)
     if as_json:
-        records = [_to_record(name, model_faults) for name, model_faults in faults.items()]
+        records = [_to_record(name, model_faults, hints[name]) for name, model_faults in faults.items()]
         print_json(console, records)
     else:
         table = Table(box=box.SIMPLE_HEAD)
@@ -63,6 +64,8 @@ def run_model_checks(names: Sequence[str], console: Console, as_json: bool = Fal
             sign = Text("✗", style="red") if model_faults else Text("✓", style="green")
             table.add_row(sign, name, _count_faults(model_faults) if model_faults else "no fault")
         console.print(table, soft_wrap=False)
+        for hint in (hint for model_hints in hints.values() for hint in model_hints):
+            console.print(Text(f"hint: {hint.to_fault()}", style="yellow"), soft_wrap=True)
     faulty = [name for name, model_faults in faults.items() if model_faults]
     if faulty:
         listed = [fault.to_fault() for model_faults in faults.values() for fault in model_faults]
@@ -81,6 +84,20 @@ def find_model_faults(name: str) -> list[ModelFault]:
         module = f"No module named 'evergreen_models.{absent.parent.name}.{absent.stem}'"
         faults = [fault for fault in faults if not fault.problem.endswith(module)]
     return list({(fault.file, fault.line, fault.problem): fault for fault in reversed(faults)}.values())[::-1]
+
+
+def find_model_hints(name: str) -> list[ModelFault]:
+    """Return what is no fault of a model folder without faults, and probably not meant."""
+    from evergreen.cli.check import modules, views  # import Feast
+
+    with _leave_nothing_behind():
+        model, _ = specs.read_spec(name)
+        if model is None or not model.builds_features:
+            return []
+        spec = feature_spec(model)
+        built, _ = modules.check_features_module(name)
+        declared, _ = views.run_repository_file(name, spec)
+        return list(views.find_unread_columns(spec, declared, built)) if declared else []
 
 
 def _find_faults(name: str) -> Iterator[ModelFault]:
@@ -177,5 +194,6 @@ def _count_faults(faults: Sequence[ModelFault]) -> str:
     return f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
 
 
-def _to_record(name: str, faults: Sequence[ModelFault]) -> dict[str, Any]:
-    return {"model": name, "passed": not faults, "faults": [fault.to_json() for fault in faults]}
+def _to_record(name: str, faults: Sequence[ModelFault], hints: Sequence[ModelFault]) -> dict[str, Any]:
+    listed = {"faults": [fault.to_json() for fault in faults], "hints": [hint.to_json() for hint in hints]}
+    return {"model": name, "passed": not faults, **listed}

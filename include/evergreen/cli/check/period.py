@@ -101,14 +101,41 @@ def preview_features(
     if as_json:
         print_json(console, {sample.profile.name: sample.rows for sample in samples})
         return
-    for profile, first_rows in ((sample.profile, sample.rows) for sample in samples):
-        title = f"{profile.name} of {period}: {profile.row_count:,} rows, {len(profile.columns)} columns"
-        printed = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        for column in profile.columns:
-            printed.add_column(f"{column.name}\n{column.type}", overflow="fold")
-        for row in first_rows:
-            printed.add_row(*("–" if value is None else str(value) for value in row.values()))
-        console.print(printed, soft_wrap=False)
+    for sample in samples:
+        console.print(_sample_table(sample, period, console.width), soft_wrap=False)
+
+
+def _sample_table(sample: TableSample, period: str, width: int) -> Table:
+    """Return the first rows of a table: with a line for each column where they are wider than the terminal.
+
+    Then as many rows are shown as fit, and at least one.
+    """
+    profile = sample.profile
+    title = f"{profile.name} of {period}: {profile.row_count:,} rows, {len(profile.columns)} columns"
+    headers = [f"{column.name}\n{column.type}" for column in profile.columns]
+    rows = [["–" if value is None else str(value) for value in row.values()] for row in sample.rows]
+    if _natural_width(headers, rows) > width:
+        lines = [
+            [column.name, column.type, *(row[number] for row in rows)] for number, column in enumerate(profile.columns)
+        ]
+        headers = ["column", "type", *(f"row {number}" for number in range(1, len(rows) + 1))]
+        fitting = (count for count in range(3, len(headers) + 1) if _natural_width(headers[:count], lines) <= width)
+        count = max(fitting, default=min(3, len(headers)))
+        if count < len(headers):
+            title = f"{title}, of which {count - 2} fit here"
+        headers, rows = headers[:count], [line[:count] for line in lines]
+    printed = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for header in headers:
+        printed.add_column(header, overflow="fold")
+    for row in rows:
+        printed.add_row(*row)
+    return printed
+
+
+def _natural_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table is in which no cell is folded."""
+    columns = [[*header.splitlines(), *values] for header, *values in zip(headers, *rows, strict=False)]
+    return sum(max(map(len, column)) + 3 for column in columns) + 1
 
 
 def sample_features(name: str, period: str, table: str | None, rows: int) -> list[TableSample]:

@@ -47,6 +47,8 @@ _STORE_FILE = "feature_store.yaml"
 _EVENT_TIME, _LABEL, _LABEL_TIME = "event_timestamp", "label", "label_known_at"
 _ADDED_COLUMNS = ("day", PERIOD_COLUMN, _LABEL)
 """Columns of a holdout that Evergreen adds to those of the spine and the features."""
+_KEPT_COLUMNS = (_EVENT_TIME, PERIOD_COLUMN, "day")
+"""Columns that a table of a view has besides keys and features."""
 _PLAIN_NAME = re.compile(r"\w+")
 
 
@@ -262,6 +264,27 @@ def _declared_column_faults(spec: FeatureSpec, declared: Definitions, built: Bui
                     fix = suggest(key, spine, "let build return it in the spine, or correct the key")
                     line = locate_text(declared.file, key) or declared.line(service)
                     yield ModelFault(declared.file, line, f"view {projection.name_to_use()}", problem, fix)
+
+
+def find_unread_columns(spec: FeatureSpec, declared: Definitions, built: BuiltTables) -> Iterator[ModelFault]:
+    """Yield columns of views that `features.py` builds and no view declares: they are stored, and no model reads them.
+
+    That is no fault.
+    """
+    read: dict[str, set[str]] = {}
+    for view in declared.views.values():
+        if view.batch_source:
+            names = {*declared.keys(view), *(feature.name for feature in view.features)}
+            read[view.batch_source.name] = read.get(view.batch_source.name, set()) | names
+    for table in spec.views:
+        if table not in read:
+            continue
+        unread = [name for name in built.columns.get(table, ()) if name not in {*read[table], *_KEPT_COLUMNS}]
+        if unread:
+            view = declared.tables[table]
+            problem = f"features.py builds {join_names(unread)} in {table!r}, which no view declares and no model reads"
+            fix = "declare a Field for it, or let build leave it out"
+            yield ModelFault(declared.file, declared.line(view), f"view {view.name}", problem, fix)
 
 
 def columns_of_tables(

@@ -607,6 +607,20 @@ def test_json_has_file_and_line_of_each_fault(root: Path) -> None:
     assert "sen_at" in path_of(root, RULES_FILE).read_text().splitlines()[fault["line"] - 1]
 
 
+def test_columns_that_no_view_declares_are_hints(root: Path) -> None:
+    change(root, BUILD, '"pieces")', '"pieces", "palettes", "day")')
+    result = CliRunner().invoke(app, ["check", "shops"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "shops   no fault" in result.stdout
+    [hint] = [line for line in result.stdout.splitlines() if line.startswith("hint: ")]
+    assert "view stocks: features.py builds palettes in 'stocks', which no view declares and no model reads" in hint
+    [record] = json.loads(CliRunner().invoke(app, ["check", "shops", "--json"]).stdout)
+    assert record["passed"]
+    assert [hint["subject"] for hint in record["hints"]] == ["view stocks"]
+    change(root, BUILD, ', "palettes", "day")', ")")
+    assert json.loads(CliRunner().invoke(app, ["check", "shops", "--json"]).stdout)[0]["hints"] == []
+
+
 def names_below(*folders: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*"))
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
-from evergreen.cli.check.period import resolve_period, trial_environment
+from evergreen.cli.check.period import TableSample, _sample_table, resolve_period, trial_environment
 from evergreen.errors import WindowError
+from evergreen.reports.table_profile import profile_table
 from evergreen.settings import settings
 
 pytestmark = pytest.mark.unit
@@ -53,6 +58,41 @@ def test_nothing_that_a_trial_writes_goes_to_a_deployment(
     assert spark.startswith("local")
     assert used_raw == raw
     assert rest == ["{}", "process", "None"]
+
+
+def shown(width: int, columns: int, tmp_path: Path, rows: int = 4) -> list[str]:
+    """Return the lines that a preview prints on a terminal of this width."""
+    table = pa.table({f"column_{number}": [number * 1.5, None, 3.0, 4.0][:rows] for number in range(columns)})
+    pq.write_table(table, tmp_path / "habits.parquet")
+    sample = TableSample(profile_table("habits", tmp_path / "habits.parquet"), table.to_pylist())
+    output = io.StringIO()
+    Console(file=output, width=width).print(_sample_table(sample, "2024-01-01", width))
+    return [line.rstrip() for line in output.getvalue().splitlines()]
+
+
+def test_a_preview_of_few_columns_has_a_line_for_each_row(tmp_path: Path) -> None:
+    lines = shown(80, 3, tmp_path)
+    assert "habits of 2024-01-01: 4 rows, 3 columns" in " ".join(lines)
+    rows = [line.split() for line in lines]
+    assert ["column_0", "column_1", "column_2"] in rows
+    assert ["0.0", "1.5", "3.0"] in rows
+
+
+@pytest.mark.parametrize(("width", "fitting"), [(80, 4), (36, 1), (40, 2), (20, 1)])
+def test_a_preview_of_many_columns_has_a_line_for_each_column(width: int, fitting: int, tmp_path: Path) -> None:
+    lines = shown(width, 30, tmp_path)
+    assert max(map(len, lines)) <= width
+    if width == 80:
+        assert lines[0] == "habits of 2024-01-01: 4 rows, 30 columns"
+        assert lines[2].split() == ["column", "type", "row", "1", "row", "2", "row", "3", "row", "4"]
+        assert "column_7" in lines[4 + 7]
+        assert lines[4 + 7].split() == ["column_7", "double", "10.5", "–", "3.0", "4.0"]
+    else:
+        assert f"of which {fitting} fit here" in " ".join(" ".join(lines).split())
+
+
+def test_a_preview_without_rows_shows_the_columns(tmp_path: Path) -> None:
+    assert ["column_1", "null"] in [line.split() for line in shown(80, 30, tmp_path, rows=0)]
 
 
 def test_a_period_is_one_of_the_model(home: Path) -> None:
