@@ -19,16 +19,16 @@ def clock_times_of(calendar: Calendar, period: str) -> tuple[datetime, datetime]
     """
     start, end = calendar.start(period).astimezone(UTC), calendar.end(period).astimezone(UTC)
     zone = ZoneInfo(calendar.timezone)
-    before, after = _offset(start - _LONGEST_GAP, zone), _offset(end, zone)
+    old, new = _offset(start - _LONGEST_GAP, zone), _offset(end, zone)
     change = _change_of_offset(start - _LONGEST_GAP, end, zone)
     spans = []  # of instants, with the offset by which they are read
     if start < change:
-        spans.append((start, min(end, change), before))
+        spans.append((start, min(end, change), old))
     if change < end:
-        spans.append((max(start, change), end, after))
-        skipped_until = min(end, change + max(after - before, timedelta(0)))
+        spans.append((max(start, change), end, new))
+        skipped_until = min(end, change + max(new - old, timedelta(0)))
         if start < skipped_until:
-            spans.append((max(start, change), skipped_until, before))
+            spans.append((max(start, change), skipped_until, old))
     first = min(begin + offset for begin, _, offset in spans)
     last = max(finish + offset for _, finish, offset in spans)
     return first.replace(tzinfo=None), last.replace(tzinfo=None)

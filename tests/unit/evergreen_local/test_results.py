@@ -83,6 +83,12 @@ def test_show_promotion_outcome_without_a_champion():
     assert "champion: none yet" in text
 
 
+def test_what_a_run_has_used_otherwise_is_told():
+    text = output_of(lambda progress: results.show_outdated(progress, "x.retrain as of 2013-01-18", ["a", "b"]))
+    text = " ".join(text.split())
+    assert "the verdict is not about what is here: x.retrain as of 2013-01-18 has run with other inputs: a; b." in text
+
+
 def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
     plan = RetrainPlan(
         start="2013-01-01",
@@ -99,6 +105,7 @@ def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
             retraining._show_results(
                 airflow,
                 "flight_delay.retrain",
+                "as_of_2013-01-18",
                 loader.load_spec("flight_delay"),
                 "2013-01-18",
                 SimpleNamespace(mlflow=None),

@@ -157,7 +157,7 @@ def test_a_retrain_after_an_edit_is_another_run(folder: Path, runs: RetrainRuns)
     assert len(runs.runs) == 3
 
 
-def test_without_newer_data_the_last_retrain_is_run_again_if_it_is_outdated(
+def test_without_newer_data_the_last_retrain_is_repeated_if_outdated(
     folder: Path, runs: RetrainRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retraining, "_delivered_periods", lambda _model: set(TILL_DAYS))

@@ -150,9 +150,7 @@ def test_clock_times_belong_to_one_period_when_clocks_change(period: str, period
 
 
 @pytest.mark.parametrize("first", [datetime(2026, 3, 7, 12), datetime(2026, 10, 31, 12)])
-def test_clock_times_that_exist_twice_or_not_at_all_are_of_the_hour_that_spark_reads(
-    first: datetime, tmp_path: Path
-) -> None:
+def test_clock_times_are_of_the_hour_that_spark_reads(first: datetime, tmp_path: Path) -> None:
     """The earlier one of two; of none, as if clocks had not been set forward. They meet the rules of that hour."""
     clock = [first + timedelta(minutes=15 * number) for number in range(24 * 4)]
     pq.write_table(pa.table({"at": pa.array(clock, pa.timestamp("us"))}), tmp_path / "c.parquet")
