@@ -122,10 +122,10 @@ $(READY): requirements.txt pyproject.toml
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV) || true
 	@echo "installing $$(grep -c == requirements.txt) packages"
-	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt 2>&1 \
+	@$(BIN)/uv pip install --python $(BIN)/python --no-deps -r requirements.txt 2>&1 \
 		| grep --line-buffered -v '^ + ' || { \
 		echo "uv could not (see above): pip does it, which takes minutes longer"; \
-		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt; }
+		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements.txt; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

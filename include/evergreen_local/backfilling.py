@@ -26,7 +26,7 @@ from evergreen.window import DagRunInfo, resolve_features_window
 from evergreen_local import run_progress
 from evergreen_local.progress import Progress, ProgressView, format_duration
 
-POLL_INTERVAL_S = 2.0
+POLL_INTERVAL_S = 1.0
 """Seconds between two looks: each costs the API server a few hundredths of a CPU second."""
 
 _PARSE_TIMEOUT_S = 120.0

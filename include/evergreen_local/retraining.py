@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
@@ -43,6 +45,8 @@ from evergreen_local.backfilling import (
     wait_until_parsed,
 )
 from evergreen_local.progress import Progress, ProgressView, format_duration
+
+_RUNS_AT_ONCE = 2  # of features: one computes while the other waits for Airflow
 
 
 def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json]:
@@ -174,12 +178,17 @@ def _build_features(
     if not missing:
         print_published(dag_id, spec.calendar, periods, progress)
         return
+    active: deque[_Run] = deque()
     for chunk in _split_into_stretches(spec.calendar, missing, inputs.max_periods_per_run(spec)):
-        first, last = chunk[0], chunk[-1]
-        conf = {"start": first, "end": last, "announce": False}  # nobody is to retrain by itself meanwhile
-        title = f"{dag_id} of {spec.calendar.describe(chunk)}"
+        if len(active) == _RUNS_AT_ONCE:
+            _wait_for_run(airflow, active.popleft(), progress)
+        conf = {"start": chunk[0], "end": chunk[-1], "announce": False}  # nobody is to retrain by itself meanwhile
+        run = _Run(dag_id, f"from_{chunk[0]}_to_{chunk[-1]}", conf, f"{dag_id} of {spec.calendar.describe(chunk)}")
         # A run that failed may have published some of its periods, and one that succeeded may be older than the lake.
-        _run_dag(airflow, dag_id, f"from_{first}_to_{last}", conf, title, progress, whole=True)
+        _start_run(airflow, run, progress, whole=True)
+        active.append(run)
+    for run in active:
+        _wait_for_run(airflow, run, progress)
     require_published(airflow, dag_id, model, missing)
     duration = format_duration(time.monotonic() - start)
     progress.print(f"✓ {dag_id}: built {spec.calendar.describe(missing)}, in {duration}")
@@ -217,8 +226,9 @@ def _split_into_stretches(calendar: Calendar, periods: Sequence[str], size: int)
 
 def _run_as_of(airflow: AirflowClient, dag_id: str, as_of: str, progress: Progress) -> None:
     """Start the run for `as_of`, or continue an earlier attempt, and wait for it."""
-    run_id = earlier_runs.run_ids(as_of, 1)[0]
-    _run_dag(airflow, dag_id, run_id, {"as_of": as_of}, f"{dag_id} as of {as_of}", progress)
+    run = _Run(dag_id, earlier_runs.run_ids(as_of, 1)[0], {"as_of": as_of}, f"{dag_id} as of {as_of}")
+    _start_run(airflow, run, progress)
+    _wait_for_run(airflow, run, progress)
 
 
 def _retrain_as_of(airflow: AirflowClient, dag_id: str, model: ModelSpec, as_of: str, progress: Progress) -> str:
@@ -234,7 +244,9 @@ def _retrain_as_of(airflow: AirflowClient, dag_id: str, model: ModelSpec, as_of:
         run_id = earlier_runs.unused_run_id(airflow, dag_id, as_of)
     elif run and run["state"] == "success":
         progress.print(f"{title} has run before, and nothing that it uses has changed since")
-    _run_dag(airflow, dag_id, run_id, {"as_of": as_of}, title, progress)
+    due = _Run(dag_id, run_id, {"as_of": as_of}, title)
+    _start_run(airflow, due, progress)
+    _wait_for_run(airflow, due, progress)
     return run_id
 
 
@@ -264,44 +276,48 @@ def _print_newer_data_is_needed(model: ModelSpec, as_of: str, progress: Progress
         )
 
 
-def _run_dag(
-    airflow: AirflowClient,
-    dag_id: str,
-    run_id: str,
-    conf: Json,
-    title: str,
-    progress: Progress,
-    *,
-    whole: bool = False,
-) -> None:
-    """Start a run, or go on with an earlier one, and wait for it.
+@dataclass(frozen=True)
+class _Run:
+    dag_id: str
+    run_id: str
+    conf: Json
+    title: str
+
+
+def _start_run(airflow: AirflowClient, due: _Run, progress: Progress, *, whole: bool = False) -> None:
+    """Start a run, or go on with an earlier one.
 
     Of one that failed its failed tasks run again; `whole`: of one that has ended all tasks.
     """
-    run = airflow.dag_run(dag_id, run_id)
+    run = airflow.dag_run(due.dag_id, due.run_id)
     if run and run["state"] in (("failed", "success") if whole else ("failed",)):
         if run["state"] == "failed":
-            progress.print(f"{title} failed before: running {'it' if whole else 'its failed tasks'} again")
-        airflow.clear_tasks(dag_id, run_id, only_failed=not whole)
+            progress.print(f"{due.title} failed before: running {'it' if whole else 'its failed tasks'} again")
+        airflow.clear_tasks(due.dag_id, due.run_id, only_failed=not whole)
     elif not run:
         with suppress(AirflowConflictError):  # another process has just started it
-            airflow.trigger_dag_run(dag_id, run_id, conf)
+            airflow.trigger_dag_run(due.dag_id, due.run_id, due.conf)
+
+
+def _wait_for_run(airflow: AirflowClient, awaited: _Run, progress: Progress) -> None:
     start = time.monotonic()
-    tasks = airflow.task_ids(dag_id)
+    tasks = airflow.task_ids(awaited.dag_id)
     while True:
-        run = airflow.dag_run(dag_id, run_id)
+        run = airflow.dag_run(awaited.dag_id, awaited.run_id)
         if run is None:
-            raise RunFailedError(f"{title}: the run {run_id} was deleted")
-        view = run_progress.dag_run_view(title, tasks, airflow.task_instances(dag_id, run_id), datetime.now(UTC))
+            raise RunFailedError(f"{awaited.title}: the run {awaited.run_id} was deleted")
+        instances = airflow.task_instances(awaited.dag_id, awaited.run_id)
+        view = run_progress.dag_run_view(awaited.title, tasks, instances, datetime.now(UTC))
         progress.update(view)
         if run["state"] == "failed":
-            raise describe_failure(airflow, run, title)
+            raise describe_failure(airflow, run, awaited.title)
         if run["state"] == "success":
             break
         airflow.check_scheduler()
         time.sleep(POLL_INTERVAL_S)
     progress.clear()
-    progress.print(f"✓ {title} in {format_duration(time.monotonic() - start)}:  {run_progress.format_steps(view)}")
+    duration = format_duration(time.monotonic() - start)
+    progress.print(f"✓ {awaited.title} in {duration}:  {run_progress.format_steps(view)}")
 
 
 def _show_results(

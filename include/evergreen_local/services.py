@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
@@ -238,9 +238,15 @@ def _airflow_health_check(url: str) -> Callable[[], bool]:
     return is_ready
 
 
+@cache
+def _client() -> httpx.Client:
+    """Return one client for all polls: each new one would read the certificates of all authorities again."""
+    return httpx.Client(timeout=5, trust_env=False)
+
+
 def _get(url: str) -> httpx.Response | None:
     try:
-        response = httpx.get(url, timeout=5, trust_env=False)
+        response = _client().get(url)
     except httpx.TransportError:
         return None
     return response if response.status_code == 200 else None

@@ -219,3 +219,29 @@ def test_the_newest_run_is_shown_whoever_asked_for_it(folder: Path, runs: Retrai
     runs.trigger_dag_run(DAG_ID, "another", {"as_of": "2024-01-07"})
     assert retrain(runs)[0] == "by_hand"
     assert earlier_runs.unused_run_id(runs, DAG_ID, AS_OF) == f"as_of_{AS_OF}_again_2"  # type: ignore[arg-type]
+
+
+def test_two_runs_of_features_are_active_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One computes while the other waits for Airflow; more would share the memory of this machine."""
+    days = [f"2013-01-{day:02}" for day in range(1, 10)]
+    steps: list[str] = []
+    looks = iter([days, []])
+    monkeypatch.setattr(retraining, "periods_without_features", lambda model, periods: next(looks))
+    monkeypatch.setattr(retraining, "feature_spec", lambda model: SimpleNamespace(calendar=DAYS))
+    monkeypatch.setattr(retraining, "require_published", lambda *arguments: None)
+    monkeypatch.setattr(retraining.inputs, "max_periods_per_run", lambda spec: 3)
+
+    def start(airflow: Any, run: Any, progress: Any, *, whole: bool) -> None:
+        steps.append(f"start {run.conf['start']}")
+
+    monkeypatch.setattr(retraining, "_start_run", start)
+    monkeypatch.setattr(retraining, "_wait_for_run", lambda airflow, run, progress: steps.append(run.run_id))
+    retraining._build_features(None, "shops.features", None, days, PROGRESS)  # type: ignore[arg-type]
+    assert steps == [
+        "start 2013-01-01",
+        "start 2013-01-04",
+        "from_2013-01-01_to_2013-01-03",
+        "start 2013-01-07",
+        "from_2013-01-04_to_2013-01-06",
+        "from_2013-01-07_to_2013-01-09",
+    ]
