@@ -247,12 +247,12 @@ def summarize_labelled(
         metric.name: dict(zip(metric.days[metric.holdout_days :], map(float, metric.since), strict=True))
         for metric in matured
     }
-    shown, gates = labelled.periods[-SHOWN_PERIODS:], {gate.name: gate for gate in monitored_gates(model)}
+    recent, gates = labelled.periods[-SHOWN_PERIODS:], {gate.name: gate for gate in monitored_gates(model)}
     metrics = []
     for metric in labelled.metrics:
-        last, other = max(metric.values, default=None), since.get(metric.gate, {})
+        last, realised = max(metric.values, default=None), since.get(metric.gate, {})
         distances = [
-            abs(value - other[day]) for day, value in metric.values.items() if day in other and np.isfinite(other[day])
+            abs(value - realised[day]) for day, value in metric.values.items() if np.isfinite(realised.get(day, np.nan))
         ]
         metrics.append(
             LabelledMetricRecord(
@@ -274,21 +274,21 @@ def summarize_labelled(
             values=_finite_values(model, gates, answers.sums),
             first_values=_finite_values(model, gates, answers.first_sums),
         )
-        for item in shown
+        for item in recent
         for answers in item.models
     ]
-    foreign = [name for item in reversed(shown) for name in item.foreign]
+    foreign = [name for item in reversed(recent) for name in item.foreign]
     return PostedLabelsRecord(
-        first_period=shown[0].period,
-        last_period=shown[-1].period,
-        labelled=sum(item.labelled for item in shown),
-        corrected=sum(item.corrected for item in shown),
-        contradictory=sum(item.contradictory for item in shown),
-        unknown=sum(item.unknown for item in shown),
-        of_spine=sum(item.of_spine for item in shown),
+        first_period=recent[0].period,
+        last_period=recent[-1].period,
+        labelled=sum(item.labelled for item in recent),
+        corrected=sum(item.corrected for item in recent),
+        contradictory=sum(item.contradictory for item in recent),
+        unknown=sum(item.unknown for item in recent),
+        of_spine=sum(item.of_spine for item in recent),
         metrics=tuple(metrics),
         periods=tuple(rows),
-        foreign_files=sum(item.foreign_files for item in shown),
+        foreign_files=sum(item.foreign_files for item in recent),
         foreign=tuple(foreign[:_MAX_NAMED]),
     )
 
@@ -481,7 +481,7 @@ def _period_messages(periods: Sequence[LabelledPeriod]) -> Iterator[str]:
     """Yield what the record has to name of the last periods."""
     foreign = [name for item in reversed(periods) for name in item.foreign]
     yield from (f"{_PREFIX}: {name}" for name in foreign[:_MAX_NAMED])
-    if more := sum(item.foreign_files for item in periods) - len(foreign[:_MAX_NAMED]):
-        yield f"{_PREFIX}: {more:,} more files are left out"
+    if unnamed := sum(item.foreign_files for item in periods) - len(foreign[:_MAX_NAMED]):
+        yield f"{_PREFIX}: {unnamed:,} more files are left out"
     for item in periods:
         yield from (f"{_PREFIX}: {item.period}: {problem}" for problem in item.problems)

@@ -142,7 +142,7 @@ def read_posted_labels(
     label = columns[2]
     database.execute(
         f"CREATE OR REPLACE TEMP TABLE answered AS SELECT * FROM {parquet_rows(answers)}; "
-        f"CREATE OR REPLACE TEMP TABLE posted (id VARCHAR, at TIMESTAMPTZ, value {label.sql_type}, weight DOUBLE, "
+        f"CREATE OR REPLACE TEMP TABLE posted (id VARCHAR, moment TIMESTAMPTZ, value {label.sql_type}, weight DOUBLE, "
         "query VARCHAR); "
         "CREATE OR REPLACE TEMP TABLE unknown (digest UBIGINT); "
         "CREATE OR REPLACE TEMP TABLE label_counts (kind VARCHAR, n BIGINT)"
@@ -164,7 +164,7 @@ def read_posted_labels(
         has_answer = f"id IN (SELECT {ID} FROM answered)"
         database.execute(
             "INSERT INTO label_counts SELECT kind, count(*) FROM incoming GROUP BY kind; "
-            "INSERT INTO posted SELECT id, at, value, weight, query FROM incoming "
+            "INSERT INTO posted SELECT id, moment, value, weight, query FROM incoming "
             f"WHERE kind = 'posted' AND {has_answer}; "
             "INSERT INTO unknown SELECT DISTINCT hash(id) FROM incoming "
             f"WHERE kind = 'posted' AND NOT {has_answer} AND {is_in_sample}"
@@ -234,14 +234,14 @@ def _read_file(
     if (rows := pq.read_metadata(file.path).num_rows) > MAX_LABEL_ROWS:
         return [Fault("", f"{rows:,} rows are found, and at most {MAX_LABEL_ROWS:,} are read", "write several files")]
     written = datetime.fromtimestamp(file.changed_at, UTC) + CLOCK_MARGIN
-    terms = [f"CAST({ID} AS VARCHAR) AS id", f"TRY_CAST({KNOWN_AT} AS TIMESTAMPTZ) AS at"]
+    terms = [f"CAST({ID} AS VARCHAR) AS id", f"TRY_CAST({KNOWN_AT} AS TIMESTAMPTZ) AS moment"]
     named = {column.name: f"TRY_CAST({quote_name(column.name)} AS {column.sql_type})" for column in columns}
     terms.append(f"{named[model.label]} AS value")
     terms.append(f"{named[model.weight] if model.weight else 'NULL::DOUBLE'} AS weight")
     terms.append(f"{named[model.query] if model.query else 'NULL::VARCHAR'} AS query")
     kind = (
-        f"CASE WHEN NOT coalesce(length(id) BETWEEN 1 AND {MAX_ID_LENGTH} AND at IS NOT NULL, false) "
-        f"THEN 'unidentified' WHEN at > TIMESTAMPTZ {quote_text(written.isoformat())} THEN 'of_future' "
+        f"CASE WHEN NOT coalesce(length(id) BETWEEN 1 AND {MAX_ID_LENGTH} AND moment IS NOT NULL, false) "
+        f"THEN 'unidentified' WHEN moment > TIMESTAMPTZ {quote_text(written.isoformat())} THEN 'of_future' "
         f"WHEN NOT {_is_valid(model, gates)} THEN 'invalid' ELSE 'posted' END"
     )
     database.execute(
@@ -262,24 +262,24 @@ def _join(
     keys, outputs = answer_columns(answers)
     named = {output: quote_name(output) for output in outputs}
 
-    def at(moment: str) -> str:
+    def labels_at(end: str) -> str:
         """Return the labels of ids at the first or the last time as SQL: `n` of them differ."""
         return (
             "SELECT p.id, min(value) AS value, count(DISTINCT value) AS n, min(weight) AS weight, min(query) AS query "
-            f"FROM posted p JOIN spans s ON p.id = s.id AND p.at = s.{moment} GROUP BY p.id"
+            f"FROM posted p JOIN spans s ON p.id = s.id AND p.moment = s.{end} GROUP BY p.id"
         )
 
     database.execute(
-        "CREATE OR REPLACE TEMP TABLE spans AS SELECT id, min(at) AS first_at, max(at) AS last_at, count(*) AS copies, "
-        "count(DISTINCT value) AS n FROM posted GROUP BY id"
+        "CREATE OR REPLACE TEMP TABLE spans AS SELECT id, min(moment) AS first_at, max(moment) AS last_at, "
+        "count(*) AS copies, count(DISTINCT value) AS n FROM posted GROUP BY id"
     )
     is_finite = " AND ".join(f"coalesce(isfinite(a.{name}), false)" for name in named.values()) or "false"
     selected = "".join(f", a.{name}" for name in [*named.values(), *map(quote_name, keys.values())])
     database.execute(
-        f"CREATE OR REPLACE TEMP TABLE labelled AS SELECT l.id, a.model_content AS content, a.{TIME} AS at, l.value, "
-        "CASE WHEN f.n = 1 THEN f.value END AS first_value, l.weight, l.query, "
+        f"CREATE OR REPLACE TEMP TABLE labelled AS SELECT l.id, a.model_content AS content, a.{TIME} AS moment, "
+        "l.value, CASE WHEN f.n = 1 THEN f.value END AS first_value, l.weight, l.query, "
         f"s.n > 1 AS is_corrected, {is_finite} AS is_answered{selected} "
-        f"FROM ({at('last_at')}) l JOIN ({at('first_at')}) f ON l.id = f.id JOIN spans s ON l.id = s.id "
+        f"FROM ({labels_at('last_at')}) l JOIN ({labels_at('first_at')}) f ON l.id = f.id JOIN spans s ON l.id = s.id "
         f"JOIN answered a ON l.id = a.{ID} WHERE l.n = 1 ORDER BY l.id"
     )
     counts = dict(database.execute("SELECT kind, sum(n)::BIGINT FROM label_counts GROUP BY kind").fetchall())
@@ -321,12 +321,12 @@ def _compare_with_spine(
         f"CAST(l.{quote_name(column)} AS VARCHAR) = CAST(s.{quote_name(key)} AS VARCHAR)"
         for key, column in keys.items()
     )
-    known = f"TRY_CAST(s.{quote_name(label_name)} AS {label.sql_type})"
-    differs = f"l.value <> {known}"
+    spine_label = f"TRY_CAST(s.{quote_name(label_name)} AS {label.sql_type})"
+    differs = f"l.value <> {spine_label}"
     if label.sql_type == "DOUBLE":
-        differs = f"abs(l.value - {known}) > {_PRECISION} * greatest(abs(l.value), abs({known}))"
+        differs = f"abs(l.value - {spine_label}) > {_PRECISION} * greatest(abs(l.value), abs({spine_label}))"
     rows = database.execute(
         f"SELECT DISTINCT l.id FROM labelled l JOIN {parquet_rows(spine)} s "
-        f"ON CAST(s.event_timestamp AS TIMESTAMPTZ) = l.at AND {matching} WHERE {differs} ORDER BY l.id"
+        f"ON CAST(s.event_timestamp AS TIMESTAMPTZ) = l.moment AND {matching} WHERE {differs} ORDER BY l.id"
     ).fetchall()
     return [name for (name,) in rows]

@@ -64,7 +64,7 @@ def write_answers(
     names = [f"key_{number}" for number in range(len(keys))] + [f"output_{number}" for number in range(len(outputs))]
     declared = "".join(f", {name} {column.sql_type}" for name, column in zip(names, (*keys, *outputs), strict=True))
     database.execute(
-        "CREATE OR REPLACE TEMP TABLE answers (file INTEGER, number BIGINT, id VARCHAR, at TIMESTAMPTZ, "
+        "CREATE OR REPLACE TEMP TABLE answers (file INTEGER, number BIGINT, id VARCHAR, moment TIMESTAMPTZ, "
         f"version VARCHAR, content VARCHAR{declared})"
     )
     is_complete, waiting = True, 0
@@ -75,7 +75,7 @@ def write_answers(
             is_complete, waiting = _prune(database, max_rows) and is_complete, 0
     is_complete = _prune(database, max_rows) and is_complete
     columns = [
-        f"id AS {ID}", f"at AS {TIME}", f"version AS {VERSION}", f"content AS {CONTENT}",
+        f"id AS {ID}", f"moment AS {TIME}", f"version AS {VERSION}", f"content AS {CONTENT}",
         *(f"{name} AS {quote_name(KEY_PREFIX + key.name)}" for name, key in zip(names, keys, strict=False)),
         *(f"output_{number} AS {quote_name(column.name)}" for number, column in enumerate(outputs)),
     ]  # fmt: skip
@@ -112,12 +112,12 @@ def _select(
             terms.append(f"TRY_CAST({name} AS {column.sql_type})")
     terms += [f"TRY_CAST({quote_name(column.name)} AS DOUBLE)" if has_outputs else "NULL" for column in outputs]
     start, end = (f"TIMESTAMPTZ {quote_text(moment.isoformat())}" for moment in bounds)
-    at = f"TRY_CAST({TIME} AS TIMESTAMPTZ)"
+    instant = f"TRY_CAST({TIME} AS TIMESTAMPTZ)"
     return (
-        f"SELECT {number}, file_row_number, CAST({ID} AS VARCHAR), {at}, left(CAST({VERSION} AS VARCHAR), "
+        f"SELECT {number}, file_row_number, CAST({ID} AS VARCHAR), {instant}, left(CAST({VERSION} AS VARCHAR), "
         f"{_MAX_VERSION}), left(CAST({CONTENT} AS VARCHAR), {_MAX_CONTENT}){''.join(f', {term}' for term in terms)} "
         f"FROM {logged_rows(file)} WHERE length({ID}) BETWEEN 1 AND {MAX_ID_LENGTH} "
-        f"AND {at} >= {start} AND {at} < {end}"
+        f"AND {instant} >= {start} AND {instant} < {end}"
     )
 
 

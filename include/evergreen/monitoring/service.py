@@ -516,8 +516,8 @@ def _render_report(
 ) -> str:
     """Return the page. If performance cannot be drawn, it says so, and shows the rest."""
     try:
-        beside = evidence.performance, evidence.estimates, evidence.labels
-        page = create_page(model, record, judged, metric, verdicts, *beside)
+        collected = evidence.performance, evidence.estimates, evidence.labels
+        page = create_page(model, record, judged, metric, verdicts, *collected)
         return render_monitoring_report(page)
     except Exception as error:  # of any class: metrics of users may have any values
         log.warning("performance is not drawn", exc_info=error)
