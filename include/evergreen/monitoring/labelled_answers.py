@@ -419,7 +419,7 @@ def _measure_rows(
 ) -> tuple[dict[str, tuple[float, ...]], list[str]]:
     """Return the sums of each metric over the labelled rows of a model, and why some have none."""
     folder.mkdir()
-    terms = ["at AS event_timestamp", f"{value} AS label"]
+    terms = ["moment AS event_timestamp", f"{value} AS label"]
     terms += [f"weight AS {quote_name(model.weight)}"] if model.weight else []
     terms += [f"query AS {quote_name(model.query)}"] if model.query else []
     chosen = f"FROM labelled WHERE coalesce(content, '') = {quote_text(content)} AND {value} IS NOT NULL ORDER BY id"
