@@ -163,10 +163,10 @@ def measure_labelled(
         )
         if ANSWERS_FILE in manifest.files
     }
-    if absent := [period for period in files if period not in answers]:
+    if absent := [name for name in files if name not in answers and not _is_published(dataset, name, files[name])]:
         problems.append(
-            f"{_PREFIX}: {calendar.describe(absent)}: no log of servers is known: labels belong into the folder of the "
-            "request's period"
+            f"{_PREFIX}: {calendar.describe(absent)}: what servers answered is not known: their log is absent, or not "
+            "compared yet; a label belongs into the folder of the request's period"
         )
     features = published_manifests(model, list(answers))
     due = _find_due_periods(model, files, answers, features)
@@ -309,7 +309,7 @@ def _find_due_periods(
     metrics = describe_metrics(model)
     for period, manifest in answers.items():
         inputs = {
-            "files": compute_fingerprint([[file.path, file.size, file.changed_at] for file in files[period]]),
+            "files": _describe_files(files[period]),
             "answers": manifest.files[ANSWERS_FILE].sha256,
             "features": features[period].content_hash if period in features else None,
             "metrics": metrics,
@@ -322,6 +322,16 @@ def _find_due_periods(
         if dataset.find(partition, compute_fingerprint(inputs)) is None:
             due[period] = inputs
     return due
+
+
+def _describe_files(files: Sequence[LogFile]) -> str:
+    return compute_fingerprint([[file.path, file.size, file.changed_at] for file in files])
+
+
+def _is_published(dataset: Dataset, period: str, files: Sequence[LogFile]) -> bool:
+    """Return whether what these files show was published when it was known what servers had answered."""
+    published = dataset.manifest(datasets.period_partition(period))
+    return published is not None and published.inputs["files"] == _describe_files(files)
 
 
 def _publish_period(

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from evergreen.errors import DatasetError
+from evergreen.errors import DatasetError, first_line
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.monitoring.serving_logs import (
     CONTENT,
@@ -24,8 +24,10 @@ from evergreen.monitoring.serving_logs import (
     VERSION,
     LogColumn,
     LogSchema,
+    is_damaged_file,
     logged_rows,
     schema_faults,
+    shorten,
 )
 
 ANSWER_ROWS = 200_000
@@ -43,8 +45,10 @@ def write_answers(
     bounds: tuple[datetime, datetime],
     target: Path,
     max_rows: int = ANSWER_ROWS,
-) -> bool:
-    """Write the answers of a period to a Parquet file, each id once, in order of ids; return whether these are all.
+) -> tuple[bool, list[str]]:
+    """Write the answers of a period to a Parquet file, each id once, in order of ids.
+
+    Return whether these are all, and which files are damaged in these columns: they are left out.
 
     Its columns are the id, the time, the version and the content of the model, keys with `KEY_PREFIX`, and predictions.
     What a file lacks of keys and predictions is null, such as in a log of a model of another kind.
@@ -58,7 +62,7 @@ def write_answers(
         max_rows: those with the smallest hash of the id are written, so the same ones however rows come in files.
 
     Raises:
-        OSError, duckdb.Error: a file cannot be read by now.
+        OSError, duckdb.Error: a file cannot be read for a reason that is not its own.
     """
     keys, outputs = schema.keys, schema.predictions
     names = [f"key_{number}" for number in range(len(keys))] + [f"output_{number}" for number in range(len(outputs))]
@@ -67,9 +71,15 @@ def write_answers(
         "CREATE OR REPLACE TEMP TABLE answers (file INTEGER, number BIGINT, id VARCHAR, moment TIMESTAMPTZ, "
         f"version VARCHAR, content VARCHAR{declared})"
     )
-    is_complete, waiting = True, 0
-    for number, file in enumerate(files.values()):
-        database.execute(f"INSERT INTO answers {_select(number, file, keys, outputs, bounds)}")
+    is_complete, waiting, problems = True, 0, list[str]()
+    for number, (file_name, file) in enumerate(files.items()):
+        try:
+            database.execute(f"INSERT INTO answers {_select(number, file, keys, outputs, bounds)}")
+        except Exception as error:  # of any class: the file comes from others
+            if not is_damaged_file(error, file):
+                raise
+            problems.append(f"{shorten(file_name)}: its answers cannot be read: {shorten(first_line(error))}")
+            continue
         waiting += pq.read_metadata(file).num_rows
         if waiting > max_rows:
             is_complete, waiting = _prune(database, max_rows) and is_complete, 0
@@ -83,7 +93,7 @@ def write_answers(
         f"COPY (SELECT {', '.join(columns)} FROM answers ORDER BY id) TO {quote_text(str(target))} "
         "(FORMAT parquet, COMPRESSION zstd)"
     )
-    return is_complete
+    return is_complete, problems
 
 
 def answer_columns(file: Path) -> tuple[dict[str, str], list[str]]:

@@ -365,7 +365,8 @@ class _LogComparison:
             logged = read_period(database, paths, self._schema, self._tenure.content, *bounds, LOG_SAMPLE_ROWS)
             problems = [*self._schema.problems, *iter_problems(logged)]
             accepted = {name: paths[name] for name in logged.accepted}
-            has_all = write_answers(database, accepted, self._schema, bounds, answers)
+            has_all, damaged = write_answers(database, accepted, self._schema, bounds, answers)
+            problems += damaged
             skew, features, prediction = list[ColumnSkew](), list[str](), None
             counted: Counted = {}
             if logged.sample is not None:

@@ -45,7 +45,9 @@ def keep(folder: Path, *tables: pa.Table, max_rows: int = 100) -> tuple[Path, bo
     files = {f"{n}": write_log(folder / f"log-{n}.parquet", table) for n, table in enumerate(tables)}
     target = folder / "answers.parquet"
     with open_database() as database:
-        return target, write_answers(database, files, SCHEMA, (START, END), target, max_rows)
+        has_all, problems = write_answers(database, files, SCHEMA, (START, END), target, max_rows)
+    assert problems == []
+    return target, has_all
 
 
 def post(ids: Sequence[str | None], labels: Any, hours: Sequence[float | None] | float = 0, **more: Any) -> pa.Table:
