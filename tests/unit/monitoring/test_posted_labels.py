@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from evergreen.monitoring.serving_logs import log_columns
 from evergreen.spec.gates import AgainstChampionGate
 from evergreen.spec.loader import load_spec
 from evergreen.spec.model import ModelSpec
+from support.documents import ROOT
 from support.ledger_events import MODEL
 from support.serving_logs import INPUTS, INSTANT, START, log_table, write_log
 
@@ -238,3 +240,37 @@ def test_classes_weights_and_numbers_have_their_own_columns(tmp_path: Path) -> N
     assert labels.foreign[0].startswith("1.parquet: amount: no such column is found, a number is expected")
     with pytest.raises(ScoringError, match="label_known_at: files of labels have a column of that name"):
         label_columns(spec(label="label_known_at"), spec().gates)  # type: ignore[arg-type]
+
+
+def test_a_log_with_a_damaged_key_costs_its_own_answers_only(tmp_path: Path) -> None:
+    """A page that the sample does not need may be the one that is damaged."""
+    damaged = write_log(tmp_path / "damaged.parquet", log_table([f"x-{number}" for number in range(500)]))
+    metadata = pq.read_metadata(damaged).row_group(0)
+    chunks = [metadata.column(number) for number in range(metadata.num_columns)]
+    (chunk,) = (chunk for chunk in chunks if chunk.path_in_schema == "pond")
+    data = bytearray(damaged.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    damaged.write_bytes(data)
+    files = {"damaged": damaged, "good": write_log(tmp_path / "good.parquet", log_table(["a", "b"]))}
+    target = tmp_path / "answers.parquet"
+    with open_database() as database:
+        has_all, (problem,) = write_answers(database, files, SCHEMA, (START, END), target)
+    assert (has_all, pq.read_table(target)["prediction_id"].to_pylist()) == (True, ["a", "b"])
+    assert problem.startswith("damaged: its answers cannot be read: ")
+
+
+def test_what_the_documented_example_posts_is_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs/reference/serving-logs.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def post_labels" in block)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    outcomes = [("a", START, 1), ("b", START + timedelta(minutes=1), 0), ("x", START + timedelta(days=2), 1)]
+    names["post_labels"](tmp_path / "labels", outcomes, label="full", timezone="America/New_York")
+    written = sorted((tmp_path / "labels").rglob("*.parquet"))
+    assert [file.parent.name for file in written] == ["day=2013-01-07", "day=2013-01-09"]
+    answers, has_all = keep(tmp_path, log_table(["a", "b", "c"]))
+    files = {"posted": PostedFile(written[0], written[0].stat().st_mtime)}
+    with open_database() as database:
+        labels = read_posted_labels(database, files, spec(), spec().gates, answers, None, has_all_answers=has_all)  # type: ignore[arg-type]
+    assert (labels.labelled, labels.foreign, list(iter_label_problems(labels))) == (2, (), [])
