@@ -228,7 +228,10 @@ def fetch_log_files(model: str, files: Sequence[LogFile], scratch: Path) -> tupl
         try:
             source = folder / file.path
             if is_local(source):
-                check_no_link(source, folder)
+                try:
+                    check_no_link(source, folder)
+                except RefusedFileError:  # it names a whole path, and what is shown is short
+                    raise RefusedFileError("it is a link, or is reached through one") from None
                 if not is_plain_file(source):
                     raise RefusedFileError("it is no regular file, or has a second name")
                 paths[file.path] = Path(source)

@@ -189,7 +189,7 @@ def test_a_correction_shows_what_was_before(tenure: ChampionTenure) -> None:
     assert row.first_values["log_loss"] == pytest.approx(entropy(PROBABILITIES, 1 - ACTUAL))
 
 
-def test_what_is_published_stays_when_logs_labels_and_features_are_gone(tenure: ChampionTenure) -> None:
+def test_what_is_published_stays_when_its_sources_are_gone(tenure: ChampionTenure) -> None:
     serve(61, {tenure.content: IDS})
     staged = open_dataset(f"features/{MODEL}").stage(period_partition(day(61)), "f" * 64)
     moment = datetime.fromisoformat(day(61)).replace(hour=12, tzinfo=UTC)
