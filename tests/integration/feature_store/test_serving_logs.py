@@ -313,7 +313,7 @@ def test_a_store_that_fails_once_is_no_truth(
         raise TimeoutError("503 Slow Down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(served_periods, "download", fail)
+        patch.setattr(serving_logs, "download", fail)
         problems, serving = compare(ponds)
     assert problems == ["serving log: 2013-01-08: it cannot be compared: 503 Slow Down"]
     assert serving.periods == ()
