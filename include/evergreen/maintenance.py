@@ -46,6 +46,7 @@ _OTHER_DATASETS = (  # only leftovers go
     "backtests",
     "estimates",
     "extracts",
+    "labelled_answers",
     "monitoring",
     "performance",
     "serving",

@@ -59,6 +59,7 @@ class EstimatedPeriod(Frozen, allow_inf_nan=False):
     champion_content: Sha256
     source: Literal["batch predictions", "serving log"]
     rows: int = Field(description="predictions that were read: all of the period, or a sample of them")
+    left_out: int = Field(0, description="further ones that are NaN, infinite or null")
     sums: Mapping[NonEmptyStr, tuple[float, ...]] = Field(description="of each metric, by the gate's name")
     problems: Mapping[NonEmptyStr, str] = Field({}, description="why a metric has none, by the gate's name")
 
@@ -118,6 +119,10 @@ def estimate_new(
             probabilities, rows = _read_predictions(predictions, manifest)
             if source == _LOG:
                 rows = read_served_period(predictions, manifest).rows
+            is_number, left_out = np.isfinite(probabilities), 0
+            if is_number.any():  # else they are no probabilities
+                left_out, rows = int((~is_number).sum()), round(rows * float(is_number.mean()))
+                probabilities = probabilities[is_number]
             sums, failed = dict[str, tuple[float, ...]](), dict[str, str]()
             for gate in gates:
                 try:
@@ -133,6 +138,7 @@ def estimate_new(
                 champion_content=tenure.content,
                 source=source,
                 rows=probabilities.size,
+                left_out=left_out,
                 sums=sums,
                 problems=failed,
             )
@@ -154,7 +160,7 @@ def collect_estimates(
     impossible = {gate.name: problem for gate in gates if (problem := estimate_problem(model, gate))}
     days: dict[str, dict[date, list[Sequence[float]]]] = {gate.name: {} for gate in gates}
     contents, described = dict[str, str](), describe_metrics(model) if len(impossible) < len(gates) else {}
-    unreadable = list[str]()
+    unreadable, incomplete = list[str](), dict[str, str]()
     failed: dict[str, dict[str, str]] = {gate.name: {} for gate in gates}
     dataset = estimates_dataset(model.name)
     names = dataset.partitions(datasets.period_partition(tenure.as_of)) if described and dataset.exists() else []
@@ -173,6 +179,8 @@ def collect_estimates(
             unreadable.append(f"estimates: {name} cannot be read: {text_of}")
             continue
         contents[period] = manifest.content_hash
+        if estimate.left_out:
+            incomplete[period] = f"{estimate.left_out:,} of {estimate.rows + estimate.left_out:,}"
         for gate in gates:
             if manifest.inputs["metrics"].get(gate.name) != described.get(gate.name):
                 continue
@@ -181,6 +189,11 @@ def collect_estimates(
             elif gate.name in estimate.problems:
                 failed[gate.name][period] = estimate.problems[gate.name]
     messages += unreadable
+    if incomplete:  # one line: the newest is quoted
+        messages.append(
+            f"estimates: {calendar.describe(incomplete)}: {incomplete[max(incomplete)]} predictions are NaN or "
+            "infinite: they are left out"
+        )
     for name, texts in sorted(failed.items()):
         if texts:  # one line, whatever each period says: the newest is quoted
             messages.append(f"estimates: {calendar.describe(texts)}: {name}: {texts[max(texts)]}")

@@ -11,17 +11,21 @@ from evergreen.gates.verdict import Verdict
 from evergreen.ledger import LedgerState, VerdictRecorded
 from evergreen.monitoring.alarms import Judgement
 from evergreen.monitoring.estimates import ChampionEstimates
+from evergreen.monitoring.labelled_answers import LabelledAnswers
 from evergreen.monitoring.matured_days import ChampionPerformance
 from evergreen.monitoring.performance import DailyMetric, running_mean
-from evergreen.monitoring.record import MonitoringRecord, ServingRecord
+from evergreen.monitoring.record import MonitoringRecord, PostedLabelsRecord, ServingRecord
 from evergreen.monitoring.series import DailySeries
 from evergreen.periods import Calendar
 from evergreen.reports.monitoring import (
     AlarmRow,
     EstimateRow,
+    LabelledPeriodRow,
+    LabelledSeries,
     MaturedMetric,
     MonitoringPage,
     PerformancePoint,
+    PostedLabelsSection,
     ServedColumnRow,
     ServingLog,
 )
@@ -62,6 +66,7 @@ def create_page(
     verdicts: tuple[PerformancePoint, ...],
     performance: ChampionPerformance,
     estimates: ChampionEstimates | None = None,
+    labels: LabelledAnswers | None = None,
 ) -> MonitoringPage:
     """Return what the report shows. `judged` are the series by what was judged together: inputs, if any, come first."""
     of_data = {label: item for label, item in judged.items() if item[0].names[0].measure != "performance"}
@@ -104,6 +109,7 @@ def create_page(
         evidence_days={label: item.days for label, (_, item) in judged.items()},
         serving=_serving_log(record.serving) if record.serving else None,
         estimates=_estimated_metrics(record, estimates, performance) if estimates else (),
+        labels=_posted_labels(record.labels, labels, performance, estimates) if record.labels and labels else None,
     )
 
 
@@ -131,6 +137,57 @@ def _estimated_metrics(
             )
         )
     return tuple(rows)
+
+
+def _posted_labels(
+    record: PostedLabelsRecord,
+    labels: LabelledAnswers,
+    performance: ChampionPerformance,
+    estimates: ChampionEstimates | None,
+) -> PostedLabelsSection:
+    realised = {metric.name: metric for metric in performance.metrics}
+    estimated = {metric.gate: metric.values for metric in estimates.metrics} if estimates else {}
+    compared = {item.gate: item for item in record.metrics}
+    series = []
+    for metric in labels.metrics:
+        days, values = tuple[date, ...](), np.zeros(0)
+        if daily := realised.get(metric.gate):
+            days, values = daily.days[daily.holdout_days :], daily.since
+        expected, item = estimated.get(metric.gate, {}), compared[metric.gate]
+        series.append(
+            LabelledSeries(
+                gate=metric.gate,
+                days=tuple(metric.values),
+                values=_array(metric.values),
+                other_days=tuple(metric.other_values),
+                other_values=_array(metric.other_values),
+                matured_days=days,
+                matured_values=values,
+                estimated_days=tuple(expected),
+                estimated_values=_array(expected),
+                distance=item.distance,
+                matured_count=item.matured_days,
+            )
+        )
+    return PostedLabelsSection(
+        series=tuple(series),
+        rows=tuple(
+            LabelledPeriodRow(
+                item.period, item.version, item.predictions, item.labelled, item.values, item.first_values
+            )
+            for item in reversed(record.periods)
+        ),
+        corrected=record.corrected,
+        contradictory=record.contradictory,
+        unknown=record.unknown,
+        of_spine=record.of_spine,
+        has_samples=any(item.is_sample for item in record.periods),
+        foreign=record.foreign,
+    )
+
+
+def _array(values: Mapping[date, float]) -> np.ndarray:
+    return np.array(list(values.values()), np.float64)
 
 
 def _serving_log(record: ServingRecord) -> ServingLog:

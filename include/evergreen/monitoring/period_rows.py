@@ -165,7 +165,7 @@ def open_period(
         else:
             scores = models.score(in_force.content, examples, rows, folder)
         count = pq.read_metadata(files[0]).num_rows
-        yield PeriodRows(_load_evidence(model, gates, scores, files, folder), count, problems)
+        yield PeriodRows(read_row_evidence(model, gates, scores, files, folder), count, problems)
 
 
 @contextmanager
@@ -191,11 +191,11 @@ def open_pair(
             place.mkdir()
             scores.append(models.score(content, examples, rows, place))
         files = [rows, *([seasonal] if seasonal else [])]
-        evidence = _load_evidence(model, [gate], scores[0], files, folder, champion=scores[1])
+        evidence = read_row_evidence(model, [gate], scores[0], files, folder, champion=scores[1])
         yield PeriodRows(evidence, pq.read_metadata(rows).num_rows, [])
 
 
-def _load_evidence(
+def read_row_evidence(
     model: ModelSpec,
     gates: Sequence[MetricGate],
     scores: RowColumn,

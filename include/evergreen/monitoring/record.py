@@ -6,6 +6,7 @@ Importing this module loads no engine.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import date
 from hashlib import sha256
 from typing import Literal
@@ -139,6 +140,49 @@ class EstimateRecord(Frozen):
     problem: str | None = Field(None, description="why there is no estimate; None: there is one")
 
 
+class LabelledMetricRecord(Frozen):
+    """A metric of what the champion has served, by posted labels. Nothing acts on it."""
+
+    gate: NonEmptyStr = Field(description="whose metric it is")
+    days: int = Field(description="with a value")
+    last_day: date | None = Field(None, description="the last of them")
+    last: float | None = Field(None, description="its value")
+    matured_days: int = Field(0, description="of these, with a value on matured labels of the spine")
+    distance: float | None = Field(
+        None, description="the mean absolute difference of both on these days; None: there is none"
+    )
+
+
+class LabelledPeriodRecord(Frozen):
+    """What posted labels show of what a model has served in a period."""
+
+    period: Period
+    version: str = Field(description="of the model, as the log names it")
+    predictions: int = Field(description="that were logged, or are in the sample of them")
+    labelled: int = Field(description="of these, with a label")
+    is_sample: bool = Field(description="whether the log has more predictions")
+    values: Mapping[str, float] = Field(description="by the gate's name")
+    first_values: Mapping[str, float] = Field(
+        {}, description="by the labels that were known first; empty if none was corrected"
+    )
+
+
+class PostedLabelsRecord(Frozen):
+    """What labels that were posted by prediction id show of the last periods that have some. Nothing acts on it."""
+
+    first_period: Period
+    last_period: Period
+    labelled: int = Field(description="predictions with a label")
+    corrected: int = Field(description="ids whose label was another one before")
+    contradictory: int = Field(description="ids with several labels of one time: they are left out")
+    unknown: int = Field(description="ids that no log has")
+    of_spine: int = Field(description="ids whose label is not that of the spine for the same keys and time")
+    metrics: tuple[LabelledMetricRecord, ...]
+    periods: tuple[LabelledPeriodRecord, ...] = Field(description="oldest first, with each model that has served")
+    foreign_files: int = Field(description="that are left out")
+    foreign: tuple[str, ...] = Field(description="newest first, each with why; not all are listed")
+
+
 class MonitoringRecord(Frozen):
     """What is known of the data and the performance of a champion, on all days that were monitored."""
 
@@ -156,6 +200,7 @@ class MonitoringRecord(Frozen):
     revisions: tuple[str, ...] = Field((), description="periods that were measured again, and what had changed")
     serving: ServingRecord | None = Field(None, description="None: no log of a server is known")
     estimates: tuple[EstimateRecord, ...] = Field((), description="before labels mature; nothing acts on them")
+    labels: PostedLabelsRecord | None = Field(None, description="by prediction id; None: none was posted")
 
     @property
     def open_alarms(self) -> tuple[AlarmRecord, ...]:

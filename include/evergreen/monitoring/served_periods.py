@@ -39,6 +39,7 @@ from evergreen.monitoring.effect_sizes import FloatValues
 from evergreen.monitoring.histogram_files import Counted, read_histograms, write_histograms
 from evergreen.monitoring.histograms import Histogram, count_by_bin
 from evergreen.monitoring.period_rows import RegisteredModels
+from evergreen.monitoring.served_answers import write_answers
 from evergreen.monitoring.served_attempts import ComparisonAttempts
 from evergreen.monitoring.served_reference import (
     SERVED,
@@ -55,10 +56,10 @@ from evergreen.monitoring.serving_logs import (
     LogFile,
     LoggedPeriod,
     LogSchema,
+    fetch_log_files,
     iter_problems,
     list_log_files,
     log_columns,
-    logs_folder,
     read_period,
     shorten,
     size_problem,
@@ -68,7 +69,7 @@ from evergreen.scoring.predictions import TableScorer
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.storage import RefusedFileError, Sha256, check_no_link, download, is_local, is_plain_file
+from evergreen.storage import Sha256
 from evergreen.window import RunReason, Window
 
 LOG_SAMPLE_ROWS = 10_000
@@ -83,11 +84,14 @@ MAX_FOREIGN = 20
 PREDICTIONS_FILE = "predictions"
 """Of a period: the sampled predictions, in columns as batch predictions have them."""
 
+ANSWERS_FILE = "answers"
+"""Of a period: what was answered by any model, for labels that come by id (`served_answers`)."""
+
 _CODE = (
     "evergreen.feature_store.logged_requests",
     *(
         f"evergreen.monitoring.{name}"
-        for name in ("histograms", "served_periods", "served_reference", "serving_logs", "skew")
+        for name in ("histograms", "served_answers", "served_periods", "served_reference", "serving_logs", "skew")
     ),
 )
 _LOGGED, _HISTOGRAMS = "logged", "histograms"
@@ -138,6 +142,7 @@ class ServedPeriod(Frozen, allow_inf_nan=False):
     foreign: tuple[str, ...] = Field((), description="files that are left out, each with why")
     foreign_files: int = Field(0, description="their number")
     problems: tuple[str, ...] = ()
+    has_all_answers: bool = Field(True, description="whether what was answered is kept of all ids, not of some of them")
 
 
 class PublishedLog(NamedTuple):
@@ -339,23 +344,29 @@ class _LogComparison:
         """Compare a period, and publish what that shows."""
         partition, fingerprint = datasets.period_partition(period), compute_fingerprint(inputs)
         staged = self.dataset.stage(partition, fingerprint)
-        served, counted, predictions = self._compare(period, files)
+        answers = staged / f"{ANSWERS_FILE}.parquet"
+        served, counted, predictions = self._compare(period, files, answers)
         named = {_LOGGED: staged / f"{_LOGGED}.json", _HISTOGRAMS: staged / f"{_HISTOGRAMS}.parquet"}
         named[_LOGGED].write_text(served.model_dump_json(indent=1) + "\n")
         write_histograms(named[_HISTOGRAMS], {period: counted})
+        named[ANSWERS_FILE] = answers
         named[PREDICTIONS_FILE] = staged / f"{PREDICTIONS_FILE}.parquet"
         pq.write_table(predictions, named[PREDICTIONS_FILE])
         self.dataset.publish(partition, fingerprint, named, inputs)
         log.info("%s: %s logged predictions, %s of them compared", period, served.rows, served.sampled)
         return served
 
-    def _compare(self, period: str, files: Sequence[LogFile]) -> tuple[ServedPeriod, Counted, pa.Table]:
+    def _compare(self, period: str, files: Sequence[LogFile], answers: Path) -> tuple[ServedPeriod, Counted, pa.Table]:
+        """Return what a period shows, and write what was answered in it to the file `answers`."""
         calendar = feature_spec(self._model).calendar
         with tempfile.TemporaryDirectory() as scratch, open_database() as database:
-            paths, refused = _fetch_files(self._model.name, files, Path(scratch))
+            paths, refused = fetch_log_files(self._model.name, files, Path(scratch))
             bounds = calendar.start(period), calendar.end(period)
             logged = read_period(database, paths, self._schema, self._tenure.content, *bounds, LOG_SAMPLE_ROWS)
             problems = [*self._schema.problems, *iter_problems(logged)]
+            accepted = {name: paths[name] for name in logged.accepted}
+            has_all, damaged = write_answers(database, accepted, self._schema, bounds, answers)
+            problems += damaged
             skew, features, prediction = list[ColumnSkew](), list[str](), None
             counted: Counted = {}
             if logged.sample is not None:
@@ -374,7 +385,7 @@ class _LogComparison:
             no_rows = pa.table({name: pa.array([], pa.float64()) for name in names})
             predictions = no_rows if logged.sample is None else logged.sample.select(names)
         served = self._describe(period, logged, refused, features, skew, prediction, problems)
-        return served, counted, predictions
+        return served.model_copy(update={"has_all_answers": has_all}), counted, predictions
 
     def _describe(
         self,
@@ -485,32 +496,6 @@ class _LogComparison:
             largest=float(finite.max()) if finite.size else None,
             ids=tuple(shorten(sample[ID][int(row)].as_py()) for row in np.flatnonzero(differs)[:_MAX_IDS]),
         )
-
-
-def _fetch_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return a local path of each file, by its path in the log, and what is refused.
-
-    Raises:
-        OSError: the store fails, or the disk is full: that says nothing of a file, and another run may read it.
-    """
-    folder, paths, refused = logs_folder(model), dict[str, Path](), list[str]()
-    for number, file in enumerate(files):
-        try:
-            source = folder / file.path
-            if is_local(source):
-                check_no_link(source, folder)
-                if not is_plain_file(source):
-                    raise RefusedFileError("it is no regular file, or has a second name")
-                paths[file.path] = Path(source)
-            else:
-                paths[file.path] = scratch / f"{number}.parquet"
-                download(source, paths[file.path], folder)
-        except FileNotFoundError:
-            paths.pop(file.path, None)  # removed since it was listed
-        except RefusedFileError as error:
-            paths.pop(file.path, None)
-            refused.append(f"{shorten(file.path)}: cannot be read: {shorten(first_line(error))}")
-    return paths, refused
 
 
 def score_what_can_be(

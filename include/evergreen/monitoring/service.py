@@ -7,8 +7,8 @@
 
 A record is a function of the reference, of all histograms that are published with its bins, of how the champion did
 in the periods whose labels have matured (`matured`), and of what is published of the logs of servers
-(`served_periods`). So whoever publishes these in whatever order, twice, or after
-having been killed, ends with the same record. Its alarms are appended to
+(`served_periods`) and of the labels that were posted for them (`labelled_answers`). So whoever publishes these in
+whatever order, twice, or after having been killed, ends with the same record. Its alarms are appended to
 the ledger, each once: what was said there stays, also where late data has changed the past.
 """
 
@@ -42,6 +42,12 @@ from evergreen.monitoring.baseline import MIN_REFERENCE_DAYS
 from evergreen.monitoring.estimates import ChampionEstimates, collect_estimates, compare_estimates, estimate_new
 from evergreen.monitoring.histogram_files import Counted, dump_bins, load_bins, read_histograms, write_histograms
 from evergreen.monitoring.histograms import ColumnBins, Histogram, count_by_bin, find_bins
+from evergreen.monitoring.labelled_answers import (
+    LabelledAnswers,
+    collect_labelled,
+    measure_labelled,
+    summarize_labelled,
+)
 from evergreen.monitoring.matured import (
     MaturedPeriods,
     MeasuredPeriods,
@@ -129,6 +135,7 @@ class RecordEvidence:
     performance: ChampionPerformance = field(default_factory=ChampionPerformance)
     serving: ChampionServing = field(default_factory=ChampionServing)
     estimates: ChampionEstimates = field(default_factory=ChampionEstimates)
+    labels: LabelledAnswers = field(default_factory=LabelledAnswers)
 
 
 def monitor_periods(model: ModelSpec, end: str, actor: str) -> MonitoringRecord | None:
@@ -156,7 +163,8 @@ def measure_performance(model: ModelSpec, end: str, actor: str) -> MonitoringRec
     _publish_and_raise(model, actor, *monitored, measured)  # logs of others may take all the time that there is
     log_problems = _problems_of("serving log: it is not compared", lambda: compare_new_logs(model, state, tenure, end))
     estimate_problems = _problems_of("estimates: nothing is estimated", lambda: estimate_new(model, tenure, end))
-    return _publish_and_raise(model, actor, *monitored, measured, log_problems, estimate_problems)
+    label_problems = _problems_of("posted labels: they are not judged", lambda: measure_labelled(model, tenure, end))
+    return _publish_and_raise(model, actor, *monitored, measured, log_problems, estimate_problems, label_problems)
 
 
 def _publish_and_raise(
@@ -168,11 +176,15 @@ def _publish_and_raise(
     measured: MeasuredPeriods | None,
     log_problems: Sequence[str] = (),
     estimate_problems: Sequence[str] = (),
+    label_problems: Sequence[str] = (),
 ) -> MonitoringRecord:
     """Publish the record, and raise its alarms; if nothing was `measured`, a record of the same data stays."""
     performance = _collect_performance(model, state, tenure, measured)
     evidence = RecordEvidence(
-        performance, _collect_serving(model, tenure, log_problems), _collect_estimates(model, tenure, estimate_problems)
+        performance,
+        _collect_serving(model, tenure, log_problems),
+        _collect_estimates(model, tenure, estimate_problems),
+        _collect_labelled(model, tenure, label_problems),
     )
     record = publish_record(model, state, tenure, reference, evidence, only_new_data=measured is None)
     metrics = digest_metrics(model) if any(alarm.rule == "performance" for alarm in record.alarms) else {}
@@ -265,6 +277,16 @@ def _collect_estimates(
         log.warning("estimates are not known", exc_info=error)
         problems = (*problems, f"estimates: they are not known: {first_line(error)}")
         return ChampionEstimates(problems=problems, fingerprint={"problems": problems})
+
+
+def _collect_labelled(model: ModelSpec, tenure: ChampionTenure, problems: Sequence[str]) -> LabelledAnswers:
+    """Return what is published of posted labels; if that cannot be read, why."""
+    try:
+        return collect_labelled(model, tenure, problems)
+    except Exception as error:  # of any class: files of the lake
+        log.warning("what posted labels show is not known", exc_info=error)
+        problems = (*problems, f"posted labels: what they show is not known: {first_line(error)}")
+        return LabelledAnswers(problems=problems, fingerprint={"problems": problems})
 
 
 def _publish_new_histograms(
@@ -464,6 +486,7 @@ def publish_record(
         "losses": losses,
         "serving": evidence.serving.fingerprint,
         "estimates": evidence.estimates.fingerprint,
+        "labels": evidence.labels.fingerprint,
     }
     partition, fingerprint = record_partition(tenure.content), compute_fingerprint(inputs)
     published = dataset.manifest(partition)
@@ -493,7 +516,8 @@ def _render_report(
 ) -> str:
     """Return the page. If performance cannot be drawn, it says so, and shows the rest."""
     try:
-        page = create_page(model, record, judged, metric, verdicts, evidence.performance, evidence.estimates)
+        collected = evidence.performance, evidence.estimates, evidence.labels
+        page = create_page(model, record, judged, metric, verdicts, *collected)
         return render_monitoring_report(page)
     except Exception as error:  # of any class: metrics of users may have any values
         log.warning("performance is not drawn", exc_info=error)
@@ -533,7 +557,7 @@ def judge_periods(
     """Return what the histograms of `periods`, and the evidence beside them, show."""
     performance, serving, estimates = evidence.performance, evidence.serving, evidence.estimates
     problems = [*reference.problems, *_period_problems(model, tenure, periods), *performance.problems]
-    problems += [*serving.problems, *estimates.problems]
+    problems += [*serving.problems, *estimates.problems, *evidence.labels.problems]
     judged: JudgedSeries = {}
     for group, series, share in _daily_series(model, reference, periods):
         if series.reference_days < MIN_REFERENCE_DAYS:
@@ -581,6 +605,7 @@ def judge_periods(
         revisions=performance.revisions,
         serving=serving.summary,
         estimates=compare_estimates(estimates, performance.metrics),
+        labels=summarize_labelled(model, evidence.labels, performance.metrics),
     )
     return record, judged
 

@@ -28,7 +28,17 @@ from evergreen.feature_store.model_inputs import ModelInputs, coarse_type
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.lake import datasets
 from evergreen.settings import settings
-from evergreen.storage import RefusedFileError, UPath, check_no_link, list_files, list_names, storage_path
+from evergreen.storage import (
+    RefusedFileError,
+    UPath,
+    check_no_link,
+    download,
+    is_local,
+    is_plain_file,
+    list_files,
+    list_names,
+    storage_path,
+)
 
 ID, TIME, VERSION, CONTENT, LATENCY = "prediction_id", "request_time", "model_version", "model_content", "latency_ms"
 
@@ -42,7 +52,7 @@ MAX_LOG_FILES = 10_000
 MAX_LOG_BYTES = 4 * 2**30
 """Of the files of a period together, as they are stored: with more, it is not read."""
 
-Kind = Literal["text", "number", "integer", "boolean", "time", "instant"]
+Kind = Literal["text", "number", "integer", "boolean", "time", "instant", "outcome", "name"]
 
 _MAX_NAMED = 5  # faults of a file, and versions of other models
 _MAX_TEXT = 120  # characters of a name that comes from others
@@ -63,6 +73,8 @@ _EXPECTED: Mapping[Kind, tuple[str, str]] = {
     "boolean": ("a boolean", "write it as bool"),
     "time": ("a date or a timestamp", "write it as timestamp[us, tz=UTC]"),
     "instant": ("a timestamp with a time zone", "write it as timestamp[us, tz=UTC]"),
+    "outcome": ("a number or a boolean", "write 0 or 1 as int64, or a bool"),
+    "name": ("text or a whole number", "write it as string or int64"),
 }
 _KEY_TYPES: Mapping[str, tuple[Kind, str]] = {
     "STRING": ("text", "VARCHAR"),
@@ -81,6 +93,8 @@ _SQL_TYPES: Mapping[Kind, str] = {
     "boolean": "BOOLEAN",
     "time": "TIMESTAMPTZ",
     "instant": "TIMESTAMPTZ",
+    "outcome": "DOUBLE",
+    "name": "VARCHAR",
 }
 
 
@@ -126,16 +140,17 @@ class LogFile(NamedTuple):
     changed_at: float
 
 
-def size_problem(files: Sequence[LogFile]) -> str | None:
+def size_problem(
+    files: Sequence[LogFile],
+    subject: str = "its log has",
+    fix: str = "log a share of the requests, and no columns that the model does not need",
+) -> str | None:
     """Return why the files of a period are too many, or too large, to be read, and what to do; or None."""
     if len(files) > MAX_LOG_FILES:
-        return f"its log has {len(files):,} files, and at most {MAX_LOG_FILES:,} are read: merge them"
+        return f"{subject} {len(files):,} files, and at most {MAX_LOG_FILES:,} are read: merge them"
     size = sum(file.size for file in files)
     if size > MAX_LOG_BYTES:
-        return (
-            f"its log has {size:,} bytes, and at most {MAX_LOG_BYTES:,} are read: log a share of the requests, and no "
-            "columns that the model does not need"
-        )
+        return f"{subject} {size:,} bytes, and at most {MAX_LOG_BYTES:,} are read: {fix}"
     return None
 
 
@@ -151,6 +166,7 @@ class LoggedPeriod(NamedTuple):
         other_models: rows of other models, by version, those with most first.
         foreign: files that are left out, each with why.
         long_texts: rows of the sample that are left out, since a text of theirs is too long.
+        accepted: names of the files that are not left out.
         sample: rows (n,) with the columns of the schema, in order of their ids; None without any.
     """
 
@@ -162,6 +178,7 @@ class LoggedPeriod(NamedTuple):
     other_models: Mapping[str, int]
     foreign: tuple[str, ...]
     long_texts: int
+    accepted: tuple[str, ...]
     sample: pa.Table | None
 
 
@@ -170,29 +187,63 @@ def logs_folder(model: str) -> UPath:
     return storage_path(settings().serving_logs) / model
 
 
-def list_log_files(model: str, start: str, end: str, problems: list[str]) -> dict[str, list[LogFile]]:
+def list_log_files(
+    model: str, start: str, end: str, problems: list[str], *, subfolder: str = ""
+) -> dict[str, list[LogFile]]:
     """Return the Parquet files of each period from `start` until `end`, exclusively, in order of their paths.
 
     Hidden files are none of them. Of earlier periods, whose logs may be years of files, only the names are listed. The
-    folder of a period that is a link is not read: it is added to `problems`.
+    folder of a period that is a link is not read: it is added to `problems`. With `subfolder`, folders of periods are
+    in the folder of that name.
     """
     files: dict[str, list[LogFile]] = {}
-    folder = logs_folder(model)
+    root = logs_folder(model)
+    folder = root / subfolder if subfolder else root
+    prefix = f"{subfolder}/" if subfolder else ""
     for name in list_names(folder):
         period = datasets.partition_period(name)
         is_partition = re.fullmatch(r"(day|period)=[0-9TZ-]+", name) and datasets.period_partition(period) == name
         if not is_partition or not start <= period < end:
             continue
         try:
-            check_no_link(folder / name, folder)
+            check_no_link(folder / name, root)
         except RefusedFileError:
-            problems.append(f"{name} is a link, and is not read: put the files into the folder themselves")
+            problems.append(f"{prefix}{name} is a link, and is not read: put the files into the folder themselves")
             continue
         for path, size, changed_at in list_files(folder / name):
             is_hidden = any(part.startswith((".", "_")) for part in path.split("/"))
             if path.endswith(".parquet") and not is_hidden:
-                files.setdefault(period, []).append(LogFile(f"{name}/{path}", size, changed_at))
+                files.setdefault(period, []).append(LogFile(f"{prefix}{name}/{path}", size, changed_at))
     return {period: sorted(items) for period, items in sorted(files.items())}
+
+
+def fetch_log_files(model: str, files: Sequence[LogFile], scratch: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return a local path of each file, by its path below the folder of the model, and what is refused.
+
+    Raises:
+        OSError: the store fails, or the disk is full: that says nothing of a file, and another run may read it.
+    """
+    folder, paths, refused = logs_folder(model), dict[str, Path](), list[str]()
+    for number, file in enumerate(files):
+        try:
+            source = folder / file.path
+            if is_local(source):
+                try:
+                    check_no_link(source, folder)
+                except RefusedFileError:  # it names a whole path, and what is shown is short
+                    raise RefusedFileError("it is a link, or is reached through one") from None
+                if not is_plain_file(source):
+                    raise RefusedFileError("it is no regular file, or has a second name")
+                paths[file.path] = Path(source)
+            else:
+                paths[file.path] = scratch / f"{number}.parquet"
+                download(source, paths[file.path], folder)
+        except FileNotFoundError:
+            paths.pop(file.path, None)  # removed since it was listed
+        except RefusedFileError as error:
+            paths.pop(file.path, None)
+            refused.append(f"{shorten(file.path)}: cannot be read: {shorten(first_line(error))}")
+    return paths, refused
 
 
 def log_columns(inputs: ModelInputs, outputs: int = 0) -> LogSchema:
@@ -203,7 +254,12 @@ def log_columns(inputs: ModelInputs, outputs: int = 0) -> LogSchema:
     Raises:
         ScoringError: an input is named like a column of every log.
     """
-    common = (_column(ID, "text"), _column(TIME, "instant"), _column(VERSION, "text"), _column(CONTENT, "text"))
+    common = (
+        log_column(ID, "text"),
+        log_column(TIME, "instant"),
+        log_column(VERSION, "text"),
+        log_column(CONTENT, "text"),
+    )
     keys: dict[str, LogColumn] = {}
     for definition in inputs.views.values():
         for key, feast_type in sorted(definition.keys.items()):
@@ -214,14 +270,18 @@ def log_columns(inputs: ModelInputs, outputs: int = 0) -> LogSchema:
     learned, problems = list[LogColumn](), list[str]()
     for name, arrow_type in inputs.columns:
         if learned_kind := _LEARNED_KINDS.get(coarse_type(arrow_type)):
-            learned.append(_column(name, learned_kind))
+            learned.append(log_column(name, learned_kind))
         else:
             problems.append(f"{name} is {arrow_type}, which is not compared")
     reserved = {ID, TIME, VERSION, CONTENT, LATENCY, *names}
     if clashing := sorted(reserved & {column.name for column in (*keys.values(), *learned)}):
         raise ScoringError(f"{', '.join(clashing)}: the log has a column of that name, and so have the model's inputs")
     return LogSchema(
-        common, tuple(keys.values()), tuple(learned), tuple(_column(name, "number") for name in names), tuple(problems)
+        common,
+        tuple(keys.values()),
+        tuple(learned),
+        tuple(log_column(name, "number") for name in names),
+        tuple(problems),
     )
 
 
@@ -282,9 +342,9 @@ def read_period(
     for number, name in enumerate(names):
         try:
             if faults := _read_rows(database, number, files[name], schema, content, start, end):
-                foreign[number] = _describe(faults)
+                foreign[number] = describe_faults(faults)
         except Exception as error:  # of any class: the file comes from others
-            if not _is_damaged(error, files[name]):
+            if not is_damaged_file(error, files[name]):
                 raise
             foreign[number] = f"cannot be read: {shorten(first_line(error))}"
         if number in foreign:
@@ -311,6 +371,7 @@ def read_period(
         other_models=named,
         foreign=tuple(f"{shorten(names[number])}: {problem}" for number, problem in sorted(foreign.items())),
         long_texts=long_texts,
+        accepted=tuple(name for number, name in enumerate(names) if number not in foreign),
         sample=sample,
     )
 
@@ -327,7 +388,7 @@ class _UnreadableError(Exception):
         self.number = number
 
 
-def _is_damaged(error: Exception, file: Path) -> bool:
+def is_damaged_file(error: Exception, file: Path) -> bool:
     """Return whether an error of reading a file is the file's own fault, and not that of the disk or of memory."""
     if isinstance(error, OSError):
         return error.errno is None  # pyarrow raises it for what it cannot decode; the system gives a number
@@ -347,7 +408,8 @@ def _is_undecodable(file: Path) -> bool:
     return False
 
 
-def _column(name: str, kind: Kind) -> LogColumn:
+def log_column(name: str, kind: Kind) -> LogColumn:
+    """Return a column of this kind."""
     return LogColumn(name, kind, _SQL_TYPES[kind])
 
 
@@ -367,16 +429,20 @@ def _is_kind(file_type: pa.DataType, column: LogColumn) -> bool:
         "boolean": types.is_boolean(file_type),
         "time": types.is_timestamp(file_type) or types.is_date(file_type),
         "instant": types.is_timestamp(file_type) and file_type.tz is not None,
+        "outcome": is_number or types.is_boolean(file_type),
+        "name": is_text or types.is_integer(file_type),
     }
     return matches[column.kind]
 
 
-def _describe(faults: Sequence[Fault]) -> str:
+def describe_faults(faults: Sequence[Fault]) -> str:
+    """Return the first faults of a file in a line."""
     rest = f"; and {len(faults) - _MAX_NAMED} more" if len(faults) > _MAX_NAMED else ""
     return "; ".join(map(str, faults[:_MAX_NAMED])) + rest
 
 
-def _rows(file: Path) -> str:
+def logged_rows(file: Path) -> str:
+    """Return the rows of a file as SQL, with their numbers as `file_row_number`."""
     return f"read_parquet({quote_text(glob.escape(str(file)))}, hive_partitioning = false, file_row_number = true)"
 
 
@@ -398,7 +464,7 @@ def _read_rows(
     faults = schema_faults(existing, schema.of_model)
     if faults:
         # Servers of other models may write to the same folder, with inputs of theirs.
-        if database.execute(f"SELECT 1 FROM {_rows(file)} WHERE {of_model} LIMIT 1").fetchone():
+        if database.execute(f"SELECT 1 FROM {logged_rows(file)} WHERE {of_model} LIMIT 1").fetchone():
             return faults
     else:
         predictions = ", ".join(f"TRY_CAST({quote_name(column.name)} AS DOUBLE)" for column in schema.predictions)
@@ -413,7 +479,7 @@ def _read_rows(
     )
     source = (
         f"SELECT file_row_number AS number, CAST({ID} AS VARCHAR) AS {ID}, TRY_CAST({TIME} AS TIMESTAMPTZ) AS {TIME}, "
-        f"{CONTENT}, CAST({VERSION} AS VARCHAR) AS version, {digest} AS digest FROM {_rows(file)}"
+        f"{CONTENT}, CAST({VERSION} AS VARCHAR) AS version, {digest} AS digest FROM {logged_rows(file)}"
     )
     database.execute(
         f"INSERT INTO counted SELECT {number}, CASE WHEN kind = 'other' THEN coalesce(left(version, {_MAX_TEXT}), '') "
@@ -459,13 +525,13 @@ def _choose(
     is_short = " AND ".join(f"coalesce(length(CAST(r.{name} AS VARCHAR)) <= {MAX_LOGGED_TEXT}, true)" for name in texts)
     for number in numbers:
         query = (
-            f"SELECT {columns} FROM {_rows(paths[number])} r JOIN chosen c ON r.file_row_number = c.number "
+            f"SELECT {columns} FROM {logged_rows(paths[number])} r JOIN chosen c ON r.file_row_number = c.number "
             f"WHERE c.file = {number} AND {is_short}"
         )
         try:
             tables.append(database.sql(query).to_arrow_table())
         except duckdb.Error as error:
-            if not _is_damaged(error, paths[number]):
+            if not is_damaged_file(error, paths[number]):
                 raise
             raise _UnreadableError(number, first_line(error)) from None
     sample = pa.concat_tables(tables).combine_chunks().sort_by(ID)

@@ -130,6 +130,53 @@ class EstimateRow:
 
 
 @dataclass(frozen=True)
+class LabelledSeries:
+    """A metric of what was served, by posted labels, beside what matured labels and an estimate say.
+
+    Each has days with values of the same shape: of the champion; `other` of other models; `matured`, NaN where there is
+    none; `estimated`.
+    """
+
+    gate: str
+    days: tuple[date, ...]
+    values: NDArray[np.float64]
+    other_days: tuple[date, ...]
+    other_values: NDArray[np.float64]
+    matured_days: tuple[date, ...]
+    matured_values: NDArray[np.float64]
+    estimated_days: tuple[date, ...]
+    estimated_values: NDArray[np.float64]
+    distance: float | None
+    matured_count: int
+
+
+@dataclass(frozen=True)
+class LabelledPeriodRow:
+    """A line of the table of periods with posted labels: what a version served, and `values` by gate."""
+
+    period: str
+    version: str
+    predictions: int
+    labelled: int
+    values: Mapping[str, float]
+    first_values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PostedLabelsSection:
+    """What posted labels show: `series` by metric, `rows` of the last periods; the newest row comes first."""
+
+    series: tuple[LabelledSeries, ...]
+    rows: tuple[LabelledPeriodRow, ...]
+    corrected: int
+    contradictory: int
+    unknown: int
+    of_spine: int
+    has_samples: bool
+    foreign: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class MonitoringPage:
     """What the report shows.
 
@@ -149,6 +196,7 @@ class MonitoringPage:
         evidence_days: by the same.
         serving: None: no log of a server is known.
         estimates: of metrics before labels mature; nothing acts on them.
+        labels: those posted by prediction id; None: there are none. Nothing acts on them.
     """
 
     model: str
@@ -172,6 +220,7 @@ class MonitoringPage:
     evidence_days: Mapping[str, Sequence[date]]
     serving: ServingLog | None = None
     estimates: tuple[EstimateRow, ...] = ()
+    labels: PostedLabelsSection | None = None
 
 
 def render_monitoring_report(page: MonitoringPage) -> str:
@@ -186,6 +235,7 @@ def render_monitoring_report(page: MonitoringPage) -> str:
             matured_plot=_plot_matured(page) if page.matured else None,
             calibration_plot=_plot_calibration(page) if page.calibration else None,
             estimates_plot=_plot_estimates(page) if any(row.days for row in page.estimates) else None,
+            labels_plot=_plot_labelled(page.labels) if page.labels else None,
             evidence_plot=_plot_evidence(page) if page.evidence else None,
             columns_plot=_plot_columns(page) if page.deviations and page.days else None,
             shown_columns=min(len(page.deviations), MAX_COLUMNS),
@@ -274,6 +324,34 @@ def _plot_estimates(page: MonitoringPage) -> Markup:
             axes.legend(loc="upper left", frameon=False, ncols=2)
         described = "; ".join(f"{row.gate} {_text(row.values)} on {row.days[-1]}" for row in rows)
         return render_svg(figure, f"Estimated performance by day, the last one: {described}")
+
+
+def _plot_labelled(section: PostedLabelsSection) -> Markup | None:
+    """Draw a panel per metric: what was served as points, other models grey, and beside them matured and estimated."""
+    rows = [row for row in section.series if row.days or row.other_days]
+    if not rows:
+        return None
+    with plot_style():
+        figure = Figure(figsize=(_WIDTH, 2.2 * len(rows) + 0.2), layout="constrained")
+        panels: Any = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, row in zip(panels, rows, strict=True):
+            lines = (
+                (row.estimated_days, row.estimated_values, "", "#e69f00", "estimated"),
+                (row.matured_days, row.matured_values, ".", _GREEN, "on matured labels"),
+                (row.other_days, row.other_values, ".", _SOFT, "other versions"),
+                (row.days, row.values, "o", _BLUE, "on posted labels"),
+            )
+            for days, values, marker, colour, label in lines:
+                style = {"linestyle": "none", "marker": marker} if marker else {"linestyle": (0, (4, 2))}
+                if days:
+                    axes.plot(
+                        [_position(day) for day in days], values, color=colour, markersize=4, label=label, **style
+                    )
+            axes.set_ylabel(_shorten(row.gate))
+            axes.xaxis_date()
+            axes.legend(loc="upper left", frameon=False, ncols=4)
+        described = "; ".join(f"{row.gate} {_text(row.values)}" for row in rows)
+        return render_svg(figure, f"Performance of what was served, by posted labels, on the last day: {described}")
 
 
 def _text(value: NDArray[np.float64] | float | None) -> str:

@@ -313,7 +313,7 @@ def test_a_store_that_fails_once_is_no_truth(
         raise TimeoutError("503 Slow Down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(served_periods, "download", fail)
+        patch.setattr(serving_logs, "download", fail)
         problems, serving = compare(ponds)
     assert problems == ["serving log: 2013-01-08: it cannot be compared: 503 Slow Down"]
     assert serving.periods == ()
@@ -455,6 +455,41 @@ def test_a_skew_is_an_alarm_and_on_the_page(ponds: ModelSpec, champion: xgb.Boos
     preview = preview_record(ponds, "2013-01-08", with_performance=True)
     assert preview
     assert (preview.serving, preview.open_alarms) == (None, ())
+
+
+def test_labels_by_id_judge_what_was_served(ponds: ModelSpec, champion: xgb.Booster) -> None:
+    """Also after the log is gone, and beside what data and servers show; they raise nothing."""
+    publish(*range(1, 10))
+    rows = served_rows(champion, ponds, 8)
+    write(ponds, 8, rows)
+    labels = pa.table(
+        {
+            "prediction_id": rows["prediction_id"],
+            "label_known_at": pa.array([datetime(2013, 1, 20, tzinfo=UTC)] * rows.num_rows, INSTANT),
+            "full": pa.array(np.arange(rows.num_rows) % 2 == 0),
+        }
+    )
+    folder = logs_folder(ponds.name) / "labels/day=2013-01-08"
+    write_log(folder / "a.parquet", labels.slice(0, 10))
+    record = measure_performance(ponds, END, "ada")
+    assert record
+    assert record.labels
+    (served,) = record.labels.periods
+    assert (served.period, served.predictions, served.labelled, served.is_sample) == ("2013-01-08", 24, 10, False)
+    assert list(served.values) == [ponds.gates[0].name]
+    (logs_folder(ponds.name) / "day=2013-01-08/a.parquet").unlink()
+    write_log(folder / "b.parquet", labels)
+    record = measure_performance(ponds, END, "ada")
+    assert record
+    assert record.labels
+    assert (record.labels.periods[0].labelled, record.labels.corrected, record.alarms) == (24, 0, ())
+    assert measure_performance(ponds, END, "ada") == record == read_record(ponds.name, record.champion_content)
+    watched = monitor_periods(ponds, END, "ada")
+    assert watched
+    assert watched.labels == record.labels
+    page = read_report(ponds.name, record.champion_content)
+    assert page
+    assert b"Performance of what was served, by posted labels" in page
 
 
 def test_without_a_log_nothing_is_opened(ponds: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -127,14 +128,33 @@ def test_what_are_no_probabilities_is_named_and_the_rest_goes_on(tenure: Champio
     publish_batch(62, tenure.content)
     problems, found = estimate(spec("log_loss", "brier"), tenure)
     assert problems == []
-    named = "2 of 202 predictions are no probabilities"
+    named = "1 of 201 predictions are no probabilities"
     assert found.problems == (
+        f"estimates: {day(61)}: 1 of 202 predictions are NaN or infinite: they are left out",
         f"estimates: {day(61)}: brier: {named}", f"estimates: {day(61)}: log_loss: {named}",
     )  # fmt: skip
     assert [len(metric.values) for metric in found.metrics] == [1, 1]
     file = estimates_dataset(MODEL).root / "_manifests" / f"day={day(62)}.json"
     file.write_text("{")
     assert "is no manifest" in collect_estimates(spec(), tenure).problems[0]
+
+
+def test_predictions_that_are_no_numbers_are_left_out_and_named(tenure: ChampionTenure) -> None:
+    """One that a server logged as NaN costs no estimate, and the others stand for the rows that have a number."""
+    publish("features", 61, {}, departures={"x": [1]})
+    publish_log(61, tenure.content, np.append(PROBABILITIES, [np.nan, np.inf]), rows=2 * (ROWS + 2))
+    publish_batch(62, tenure.content, np.full(3, np.nan))
+    found = estimate(spec(), tenure)[1]
+    (metric,) = found.metrics
+    assert metric.values == {date.fromisoformat(day(61)): pytest.approx(entropy(PROBABILITIES))}
+    assert found.problems == (
+        f"estimates: {day(61)}: 2 of 202 predictions are NaN or infinite: they are left out",
+        f"estimates: {day(62)}: log_loss: 3 of 3 predictions are no probabilities",
+    )
+    manifest = estimates_dataset(MODEL).manifest(period_partition(day(61)))
+    assert manifest
+    stored = json.loads(estimates_dataset(MODEL).file_path(manifest, "estimate").read_bytes())
+    assert (stored["rows"], stored["left_out"], stored["sums"]["log_loss"][-1]) == (ROWS, 2, pytest.approx(2 * ROWS))
 
 
 def test_a_regression_says_that_none_is_available(tenure: ChampionTenure) -> None:
