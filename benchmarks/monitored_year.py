@@ -1,8 +1,9 @@
 """A year of flights under Airflow: features by a backfill, a champion, and all later days monitored by a backfill.
 
-    python benchmarks/monitored_year.py [--as-of 2013-03-01] [--until 2014-01-01] [--json FILE]
+    python benchmarks/monitored_year.py [--until 2013-12-31] [--lake FOLDER] [--json FILE] [--plot FILE]
 
-The champion is trained as of a day. Then a backfill of `<model>.monitor` has a run for each later week, as the spec
+Features are those of a lake that is copied, such as `retrain_on_drift.py --only-features` leaves it; without one, they
+are built by a backfill, which takes longest. The champion is trained as of a day. Then a backfill of `<model>.monitor` has a run for each later week, as the spec
 schedules it, which says what would have been known then. The table has the alarms of the year, and the runs that first
 and last said so; below it is what runs cost as days gather. A run as of the last day, in
 this process, must name the same alarms: what is said of a day does not change later.
@@ -22,13 +23,17 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from evergreen import ledger
 from evergreen.client.airflow import AirflowClient, Json
+from evergreen.ledger import LedgerState
 from evergreen.monitoring import service
+from evergreen.monitoring.record import AlarmRecord
 from evergreen.periods import Calendar
+from evergreen.reports.page import plot_style
 from evergreen.spec import loader
 from measuring.stack import Meter, backfill, deliver, metered, running
 
@@ -37,6 +42,9 @@ FEATURES, RETRAIN, MONITOR = f"{NAME}.features", f"{NAME}.retrain", f"{NAME}.mon
 CALENDAR = Calendar("1d", ZONE)
 FRIDAY, WEEK = 4, 7  # when the spec's schedule has a run, and the days of one
 COMPARED_RUNS = 8
+LATER = ("training_sets", "models", "backtests", "monitoring")  # of a lake that is copied: what comes after features
+COLOURS = {"break": "#b3361e", "drift": "#e69f00", "performance": "#0072b2", "skew": "#5d6a64"}
+GREEN = "#0b6e4f"
 _ALARM = re.compile(r"ALARM (?P<rule>break|drift|performance) since (?P<opened>[\d-]+): (?P<changes>.*)")
 
 
@@ -72,15 +80,48 @@ def gather(named: Sequence[tuple[str, list[tuple[str, str, str]]]]) -> list[Seen
     return sorted(alarms.values(), key=lambda alarm: (alarm.opened, alarm.rule))
 
 
+def plot(
+    file: Path, alarms: Sequence[AlarmRecord], seen: Sequence[SeenAlarm], state: LedgerState, days: tuple[str, str]
+) -> None:
+    """Draw a row per alarm: open from day to day, and a dot at the first run that named it; promotions are dashed."""
+    first_said = {(alarm.rule, alarm.opened): date.fromisoformat(alarm.first_said) for alarm in seen}
+    end = date.fromisoformat(days[1])
+    with plot_style():
+        figure = Figure(figsize=(11.4, 0.36 * len(alarms) + 1.1), layout="constrained")
+        axes = figure.subplots()
+        for row, alarm in enumerate(alarms):
+            colour, named = COLOURS[alarm.rule], first_said.get((alarm.rule, str(alarm.opened)))
+            axes.plot([alarm.opened, alarm.closed or end], [row, row], color=colour, linewidth=7, solid_capstyle="butt")
+            if named:
+                axes.plot([named], [row], "o", color="white", markeredgecolor=colour, markersize=7)
+        for tenure in state.tenures:
+            axes.axvline(CALENDAR.date_of(tenure.as_of), color=GREEN, linestyle=(0, (4, 2)), linewidth=1.6)
+            axes.annotate(f" version {tenure.version}", (CALENDAR.date_of(tenure.as_of), -0.8), color=GREEN)
+        axes.set_yticks(range(len(alarms)), [describe(alarm) for alarm in alarms], fontsize=9)
+        axes.set_ylim(len(alarms) - 0.4, -1.1)
+        axes.set_xlim(date.fromisoformat(days[0]), end)
+        figure.savefig(file, dpi=88, metadata={"Date": None} if file.suffix == ".svg" else {"Software": None})
+
+
+def describe(alarm: AlarmRecord) -> str:
+    """Return the rule, and what has changed most."""
+    change = max(alarm.changes, key=lambda change: abs(change.deviation or 0.0))
+    rest = f" + {len(alarm.changes) - 1}" if len(alarm.changes) > 1 else ""
+    return f"{alarm.rule}: {change.column} {change.measure}{rest}"
+
+
 def duration(run: Json) -> float:
     """Return the seconds that a run took."""
     start, end = (datetime.fromisoformat(run[name]) for name in ("start_date", "end_date"))
     return (end - start).total_seconds()
 
 
-def features_and_champion(airflow: AirflowClient, meter: Meter, days: Sequence[str], as_of: str) -> None:
+def build_features(airflow: AirflowClient, meter: Meter, days: Sequence[str]) -> None:
     wall, cpu, _ = backfill(airflow, meter, FEATURES, CALENDAR, days, 10)
     print(f"features of {len(days)} days: {wall:.0f} s, {cpu:.0f} s of CPU", flush=True)
+
+
+def train_champion(airflow: AirflowClient, as_of: str) -> None:
     airflow.set_dag_paused(RETRAIN, False)
     airflow.trigger_dag_run(RETRAIN, as_of, {"as_of": as_of})
     while (state := (airflow.dag_run(RETRAIN, as_of) or {"state": "queued"})["state"]) in ("queued", "running"):
@@ -94,24 +135,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--as-of", default="2013-03-01", help="of the champion")
     parser.add_argument("--until", default="2013-12-31", help="the last day that is monitored")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--lake", type=Path, help="that has the features of all days")
+    parser.add_argument("--json", type=Path, help="write the alarms that runs have named")
+    parser.add_argument("--plot", type=Path, help="draw the alarms of the year into this file")
     arguments = parser.parse_args()
     end = CALENDAR.shift(arguments.until, 1)
     days = list(CALENDAR.periods_between(FIRST, end))
     later = CALENDAR.periods_between(CALENDAR.shift(arguments.as_of, 1), end)
     monitored = [day for day in later if date.fromisoformat(day).weekday() == FRIDAY]
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-")) / "home"
-    deliver(home, len(days))
+    if arguments.lake:
+        shutil.copytree(arguments.lake, home / "lake", ignore=shutil.ignore_patterns("_staging", *LATER))
+    else:
+        deliver(home, len(days))
     with running(home, MONITOR) as airflow, metered(home) as meter:
-        features_and_champion(airflow, meter, days, arguments.as_of)
+        if not arguments.lake:
+            build_features(airflow, meter, days)
+        train_champion(airflow, arguments.as_of)
         wall, cpu, runs = backfill(airflow, meter, MONITOR, CALENDAR, monitored, 1)
         runs.sort(key=lambda run: run["logical_date"])
         ends = [CALENDAR.shift(day, WEEK) for day in monitored]  # a run is of the week that begins then
         named = [(day, alarms_in(airflow, run)) for day, run in zip(ends, runs, strict=True)]
         record = service.preview_record(loader.load_spec(NAME), ends[-1], with_performance=True)
+        state = ledger.read_state(NAME)
     shutil.rmtree(home.parent)
     assert record
     alarms = gather(named)
+    if arguments.json:
+        at_last = [alarm.model_dump(mode="json") for alarm in record.alarms]
+        said = [asdict(alarm) for alarm in alarms]
+        arguments.json.write_text(json.dumps({"said": said, "as of the last day": at_last}, indent=1))
+    if arguments.plot:
+        plot(arguments.plot, record.alarms, alarms, state, (FIRST, arguments.until))
 
     table = Table(title=f"{NAME}: the champion as of {arguments.as_of}, monitored until {arguments.until}")
     for column in ("alarm", "since", "said on", "until", "what"):
@@ -129,8 +184,6 @@ def main() -> None:
     print(
         f"a run, median of the last {COMPARED_RUNS} ÷ of the first: {late:.1f} s ÷ {early:.1f} s = {late / early:.2f}"
     )
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(alarm) for alarm in alarms], indent=1))
 
 
 if __name__ == "__main__":
