@@ -1,14 +1,15 @@
-"""What a dead lineage server costs retrains under a real scheduler: stacks with OpenLineage off and on, in turns.
+"""What a dead lineage server costs retrains under a real scheduler: two stacks, with OpenLineage off and on.
 
     python benchmarks/lineage_outage.py [--pairs 4] [--servers refuses,silent,responds] [--home FOLDER]
 
 Two stacks over the same features are up at once. One has no transport of lineage; the other sends to a port of this
 machine, where nothing listens (`refuses`), a server accepts and never responds (`silent`), or one responds. Transport
 and provider have their own timeouts and retries, and the settings of Evergreen's stacks. A pair is the retrain as of
-one date in both, one after the other, the first in turns. A home that is given has features, which are kept there.
+one date in both stacks at the same time, so that other work of the machine slows both. A home that is given has
+features, which are kept there.
 
-Wall seconds are those of the run by Airflow. CPU is that of all processes of a stack during a pair, so it has twice
-the idle time of one. Pairs in which the runs ended differently, as by a gate on latency, are not compared.
+Wall seconds are those of the run by Airflow. CPU is that of all processes of a stack until the pair has ended. Pairs
+in which the runs ended differently, as by a gate on latency, are not compared.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -101,13 +103,14 @@ def retrain(airflow: AirflowClient, as_of: str) -> tuple[float, dict[str, str]]:
     return (end - start).total_seconds(), states
 
 
-def measure_pair(stacks: list[tuple[AirflowClient, Meter]], as_of: str, first: int) -> tuple[Measured, ...]:
-    """Retrain in both stacks, `first` in this one; the result is in the order of the stacks."""
+def measure_pair(stacks: list[tuple[AirflowClient, Meter]], as_of: str) -> list[Measured]:
+    """Retrain in both stacks at once."""
     before = [meter.cpu_seconds() for _, meter in stacks]
-    runs = {number: retrain(stacks[number][0], as_of) for number in (first, 1 - first)}
+    with ThreadPoolExecutor(len(stacks)) as pool:
+        runs = list(pool.map(lambda stack: retrain(stack[0], as_of), stacks))
     time.sleep(PATIENCE_S)
     cpu = [meter.cpu_seconds() - used for (_, meter), used in zip(stacks, before, strict=True)]
-    return tuple(Measured(runs[number][0], cpu[number], runs[number][1]) for number in (0, 1))
+    return [Measured(wall, used, states) for (wall, states), used in zip(runs, cpu, strict=True)]
 
 
 def build_features(home: Path, until: str) -> None:
@@ -132,7 +135,7 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     transport = json.dumps({"type": "http", "url": f"http://127.0.0.1:{port}"})
-    measured: dict[str, list[tuple[Measured, ...]]] = {kind: [] for kind in kinds}
+    measured: dict[str, list[list[Measured]]] = {kind: [] for kind in kinds}
     with (
         running(homes[0], RETRAIN) as off,
         running(homes[1], RETRAIN, AIRFLOW__OPENLINEAGE__TRANSPORT=transport) as on,
@@ -142,13 +145,17 @@ def main() -> None:
             airflow.set_dag_paused(RETRAIN, False)
         for number, (as_of, kind) in enumerate(zip(dates, ["responds", *kinds * arguments.pairs], strict=True)):
             with serving(kind, port):
-                pair = measure_pair(stacks, as_of, number % 2)
+                pair = measure_pair(stacks, as_of)
             print(as_of, kind, *(f"{run.wall:.1f} s, {run.cpu:.1f} s of CPU;" for run in pair), flush=True)
             if number and pair[0].states == pair[1].states:  # the first has caches to fill
                 measured[kind].append(pair)
     shutil.rmtree(scratch)
 
-    print("\n| server | pairs | wall, s: off / on | on ÷ off | CPU, s: off / on | on ÷ off |\n|---|---|---|---|---|---|")
+    print(
+        "\n| server | pairs | wall, s: off / on | on ÷ off | CPU, s: off / on | on ÷ off |",
+        "|---|---|---|---|---|---|",
+        sep="\n",
+    )
     for kind, pairs in measured.items():
         cells = [kind, str(len(pairs))]
         for name in ("wall", "cpu"):

@@ -3,10 +3,11 @@
     python benchmarks/monitored_year.py [--until 2013-12-31] [--lake FOLDER] [--json FILE] [--plot FILE]
 
 Features are those of a lake that is copied, such as `retrain_on_drift.py --only-features` leaves it; without one, they
-are built by a backfill, which takes longest. The champion is trained as of a day. Then a backfill of `<model>.monitor` has a run for each later week, as the spec
-schedules it, which says what would have been known then. The table has the alarms of the year, and the runs that first
-and last said so; below it is what runs cost as days gather. A run as of the last day, in
-this process, must name the same alarms: what is said of a day does not change later.
+are built by a backfill, which takes longest. The champion is trained as of a day. Then a backfill of `<model>.monitor`
+has a run for each later week, as the spec schedules it, which says what would have been known then. The table has the
+alarms of the year, and the runs that first and last said so; below it is what runs cost as days gather. A run as of the
+last day, in this process, must name the same alarms: what is said of a day does not change later. The plot has a row
+per alarm.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def test_a_run_after_one_that_was_killed_at_any_step_ends_with_the_same_record()
     check_as_undisturbed(record)
 
 
-@pytest.mark.parametrize("step", (0, 2, 4, 5, 8))
+@pytest.mark.parametrize("step", [0, 2, 4, 5, 8])
 def test_two_runs_at_once_end_with_the_same_record(step: int) -> None:
     """A whole run happens just before a step of another."""
     others = list[MonitoringRecord]()
