@@ -42,10 +42,10 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def lake(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A champion, features with labels of all days, distances that become kilometres, and no model to be loaded."""
-    event = verdict_event(AS_OF).model_copy(update={"candidate_inputs": ("distance",)})
-    event = event.model_copy(update={"evidence": {"evaluation": f"evaluations/{MODEL}/as_of=x"}})
-    for item in (event, promotion("1", AS_OF, 1)):
-        ledger.append_decision(MODEL, "ada", lambda _, item=item: item)
+    evidence = {"evaluation": f"evaluations/{MODEL}/as_of=x"}
+    event = verdict_event(AS_OF).model_copy(update={"candidate_inputs": ("distance",), "evidence": evidence})
+    ledger.append_decision(MODEL, "ada", lambda _: event)
+    ledger.append_decision(MODEL, "ada", lambda _: promotion("1", AS_OF, 1))
     for number in range(FIRST, END):
         publish_day(number)
     monkeypatch.setattr(service, "_render_report", lambda *_: "a page")
