@@ -8,7 +8,8 @@ and provider have their own timeouts and retries, and the settings of Evergreen'
 one date in both stacks at the same time, so that other work of the machine slows both. A home that is given has
 features, which are kept there.
 
-Wall seconds are those of the run by Airflow. CPU is that of all processes of a stack until the pair has ended. Pairs
+Wall seconds are those of the run by Airflow, and those in which none of its tasks ran: tasks that wait for a server, or
+for a slot that it holds, would add to them. CPU is that of all processes of a stack until the pair has ended. Pairs
 in which the runs ended differently, as by a gate on latency, are not compared.
 """
 
@@ -83,24 +84,32 @@ def serving(kind: str, port: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A retrain: its wall seconds, the CPU seconds of its stack in the pair, and the states of its tasks."""
+    """A retrain: its wall seconds, those of them before and between tasks, the CPU seconds of its stack in the pair."""
 
     wall: float
+    between: float
     cpu: float
     states: dict[str, str]
 
 
-def retrain(airflow: AirflowClient, as_of: str) -> tuple[float, dict[str, str]]:
+def retrain(airflow: AirflowClient, as_of: str) -> tuple[float, float, dict[str, str]]:
+    """Return the seconds of a run, those of them in which no task ran, and the states of its tasks."""
     airflow.trigger_dag_run(RETRAIN, as_of, {"as_of": as_of})
     run: Json = {"state": "queued"}
     while run["state"] in ("queued", "running"):
         time.sleep(1)
         run = airflow.dag_run(RETRAIN, as_of) or run
-    states = {task["task_id"]: task["state"] for task in airflow.task_instances(RETRAIN, as_of)}
+    tasks = airflow.task_instances(RETRAIN, as_of)
+    states = {task["task_id"]: task["state"] for task in tasks}
     if run["state"] != "success":
         raise SystemExit(f"the retrain as of {as_of} failed: {states}")
-    start, end = (datetime.fromisoformat(run[name]) for name in ("start_date", "end_date"))
-    return (end - start).total_seconds(), states
+    wall = seconds_of(run)
+    return wall, wall - sum(seconds_of(task) for task in tasks if task["start_date"]), states  # one after the other
+
+
+def seconds_of(item: Json) -> float:
+    start, end = (datetime.fromisoformat(item[name]) for name in ("start_date", "end_date"))
+    return (end - start).total_seconds()
 
 
 def measure_pair(stacks: list[tuple[AirflowClient, Meter]], as_of: str) -> list[Measured]:
@@ -110,7 +119,7 @@ def measure_pair(stacks: list[tuple[AirflowClient, Meter]], as_of: str) -> list[
         runs = list(pool.map(lambda stack: retrain(stack[0], as_of), stacks))
     time.sleep(PATIENCE_S)
     cpu = [meter.cpu_seconds() - used for (_, meter), used in zip(stacks, before, strict=True)]
-    return [Measured(wall, used, states) for (wall, states), used in zip(runs, cpu, strict=True)]
+    return [Measured(wall, between, used, states) for (wall, between, states), used in zip(runs, cpu, strict=True)]
 
 
 def build_features(home: Path, until: str) -> None:
@@ -146,22 +155,21 @@ def main() -> None:
         for number, (as_of, kind) in enumerate(zip(dates, ["responds", *kinds * arguments.pairs], strict=True)):
             with serving(kind, port):
                 pair = measure_pair(stacks, as_of)
-            print(as_of, kind, *(f"{run.wall:.1f} s, {run.cpu:.1f} s of CPU;" for run in pair), flush=True)
+            figures = (f"{run.wall:.1f} s, {run.between:.1f} between tasks, {run.cpu:.1f} of CPU;" for run in pair)
+            print(as_of, kind, *figures, flush=True)
             if number and pair[0].states == pair[1].states:  # the first has caches to fill
                 measured[kind].append(pair)
     shutil.rmtree(scratch)
 
-    print(
-        "\n| server | pairs | wall, s: off / on | on ÷ off | CPU, s: off / on | on ÷ off |",
-        "|---|---|---|---|---|---|",
-        sep="\n",
-    )
+    print("\n| server | pairs | wall, s: off / on | on ÷ off | between tasks, s | CPU, s: off / on | on ÷ off |")
+    print("|---|---|---|---|---|---|---|")
     for kind, pairs in measured.items():
         cells = [kind, str(len(pairs))]
-        for name in ("wall", "cpu"):
+        for name in ("wall", "between", "cpu"):
             values = [[getattr(run, name) for run in pair] for pair in pairs]
             cells.append(" / ".join(f"{median(part):.1f}" for part in zip(*values, strict=True)))
-            cells.append(f"{median(on / off for off, on in values):.3f}")
+            if name != "between":
+                cells.append(f"{median(on / off for off, on in values):.3f}")
         print(f"| {' | '.join(cells)} |")
     every = list(itertools.chain(*measured.values()))
     print(f"tasks of a run: {sorted({sum(state == 'success' for state in run.states.values()) for run, _ in every})}")
