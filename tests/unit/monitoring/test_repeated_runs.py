@@ -152,7 +152,7 @@ def check_as_undisturbed(record: MonitoringRecord) -> None:
     assert [event.day for event in alarms()] == [alarm.opened]
 
 
-def test_a_run_after_one_that_was_killed_at_any_step_ends_with_the_same_record() -> None:
+def test_a_run_killed_at_any_step_is_completed_by_the_next() -> None:
     """Each run is killed after the first step that was new, and the next one goes on."""
     number, killed_after = 0, list[int]()
     while True:

@@ -59,7 +59,7 @@ class TaskRunnerMarker:
     """What Airflow hands to listeners of a task's process."""
 
 
-def test_a_skipped_task_whose_state_is_not_reported_yet_does_not_wait_for_long() -> None:
+def test_a_skipped_task_does_not_wait_for_long() -> None:
     listener, hooks = LineageListener(), get_listener_manager().hook
     with thread("openlineage-on_running"):
         assert hasattr(hooks, listener.on_task_instance_skipped.__name__), "Airflow calls what has this name"
