@@ -489,12 +489,14 @@ def publish_record(
         "labels": evidence.labels.fingerprint,
     }
     partition, fingerprint = record_partition(tenure.content), compute_fingerprint(inputs)
-    published = dataset.manifest(partition)
-    if only_new_data and published:
-        of_data = {name: published.inputs.get(name) for name in data_inputs}
-        if compute_fingerprint(of_data) == compute_fingerprint(data_inputs):
+    while True:
+        published = dataset.manifest(partition)
+        if only_new_data and published:
+            of_data = {name: published.inputs.get(name) for name in data_inputs}
+            if compute_fingerprint(of_data) == compute_fingerprint(data_inputs):
+                return record
+        if dataset.find(partition, fingerprint):
             return record
-    if dataset.find(partition, fingerprint) is None:
         folder = dataset.stage(partition, fingerprint)
         files = {RECORD_FILE: folder / f"{RECORD_FILE}.json", SERIES_FILE: folder / f"{SERIES_FILE}.parquet"}
         files[REPORT_FILE] = folder / f"{REPORT_FILE}.html"
@@ -502,8 +504,14 @@ def publish_record(
         files[REPORT_FILE].write_text(_render_report(model, record, judged, metric, verdicts, evidence))
         is_data = {name: item[0].names[0].measure != "performance" for name, item in judged.items()}
         _write_series(files[SERIES_FILE], {name: item for name, item in judged.items() if is_data[name]})
-        dataset.publish(partition, fingerprint, files, inputs)
-    return record
+        try:
+            dataset.publish(partition, fingerprint, files, inputs)
+        except FileNotFoundError:
+            # A run at the same time has published this record, removed what was staged, and published a later one.
+            if dataset.manifest(partition) == published:
+                raise
+        else:
+            return record
 
 
 def _render_report(

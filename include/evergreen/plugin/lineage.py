@@ -2,7 +2,8 @@
 
 With `[openlineage] execute_in_thread = True` and `execution_timeout = 0`, the provider makes and sends each event in a
 thread, and a task waits for none of them. A task's process ends a moment after its state was reported, and its threads
-with it. So `LineageListener` waits for them at the end: the next tasks have started by then.
+with it. So `LineageListener` waits for them at the end: the next tasks have started by then. Airflow reports that a
+task was skipped only when its process has ended, so that one does not wait as long.
 
 Without a transport in the settings there are no such threads, and nothing is imported here.
 """
@@ -18,6 +19,9 @@ from airflow.plugins_manager import AirflowPlugin
 
 PATIENCE_S = 10.0
 """For all events of a task, after its state was reported: as long as the provider waits for one by default."""
+
+SKIPPED_PATIENCE_S = 1.0
+"""For those of a task that was skipped, for whose state its run waits: a server that responds takes a fifth of it."""
 
 _THREADS = "openlineage-"  # how the provider names its threads
 _PROVIDER_LOG = "airflow.providers.openlineage.plugins.listener"
@@ -41,7 +45,10 @@ def is_no_false_alarm(record: logging.LogRecord) -> bool:
 
 
 class LineageListener:
-    """Waits for events at the end of a task's process."""
+    """Waits for events at the end of a task's process, which has one task."""
+
+    def __init__(self) -> None:
+        self._patience_s = PATIENCE_S
 
     @hookimpl
     def on_starting(self, component: object) -> None:
@@ -50,13 +57,18 @@ class LineageListener:
             logging.getLogger(_PROVIDER_LOG).addFilter(is_no_false_alarm)
 
     @hookimpl
+    def on_task_instance_skipped(self) -> None:
+        """Let the run not wait for events."""
+        self._patience_s = SKIPPED_PATIENCE_S
+
+    @hookimpl
     def before_stopping(self, component: object) -> None:
-        """Give the events some time; Airflow has the state of the task already."""
-        if _is_task(component) and (unsent := wait_for_events(PATIENCE_S)):
+        """Give the events some time; Airflow has the state of the task already, unless it was skipped or has failed."""
+        if _is_task(component) and (unsent := wait_for_events(self._patience_s)):
             log.warning(
                 "OpenLineage events were not sent within %g s, and are lost: %s. The state of the task is not "
                 "affected; see whether the server of [openlineage] transport responds",
-                PATIENCE_S,
+                self._patience_s,
                 ", ".join(unsent),
             )
 

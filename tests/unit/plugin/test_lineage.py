@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from airflow.sdk.listener import get_listener_manager
 
-from evergreen.plugin.lineage import is_no_false_alarm, wait_for_events
+from evergreen.plugin.lineage import PATIENCE_S, SKIPPED_PATIENCE_S, LineageListener, is_no_false_alarm, wait_for_events
 
 pytestmark = pytest.mark.unit
 
@@ -52,6 +53,20 @@ def test_events_that_are_sent_end_the_wait() -> None:
         start = time.monotonic()
         assert wait_for_events(30) == []
         assert time.monotonic() - start < 5
+
+
+class TaskRunnerMarker:
+    """What Airflow hands to listeners of a task's process."""
+
+
+def test_a_skipped_task_does_not_wait_for_long() -> None:
+    listener, hooks = LineageListener(), get_listener_manager().hook
+    with thread("openlineage-on_running"):
+        assert hasattr(hooks, listener.on_task_instance_skipped.__name__), "Airflow calls what has this name"
+        listener.on_task_instance_skipped()
+        start = time.monotonic()
+        listener.before_stopping(TaskRunnerMarker())
+        assert SKIPPED_PATIENCE_S <= time.monotonic() - start < PATIENCE_S / 2
 
 
 def test_only_the_false_alarm_is_dropped() -> None:
