@@ -464,15 +464,15 @@ def _join_side_by_side(
     with ExitStack() as stack:
         connections = [stack.enter_context(con.cursor()) for _ in joins]
         workers = stack.enter_context(ThreadPoolExecutor(min(threads, _JOINS_AT_ONCE), "evergreen-join"))
-        joined = [workers.submit(join, own) for join, own in zip(joins, connections, strict=True)]
+        joined = [workers.submit(join, connection) for join, connection in zip(joins, connections, strict=True)]
         try:
             return [columns.result() for columns in joined]
         except BaseException:  # a time limit of the caller's, too
             for columns in joined:
                 columns.cancel()
             while wait(joined, _INTERRUPT_S).not_done:  # again and again: the next query may just begin
-                for own in connections:
-                    own.interrupt()
+                for connection in connections:
+                    connection.interrupt()
             raise
 
 
