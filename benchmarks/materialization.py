@@ -1,13 +1,15 @@
 """How fast materialization is next to raw writes of the same bytes, and how much memory and storage it takes.
 
-    python benchmarks/materialization.py [--keys 200000] [--stores sqlite,redis] [--runs 3] [--without-feast]
+    python benchmarks/materialization.py [--keys 200000] [--features 12] [--stores sqlite,redis] [--runs 3]
+        [--without-feast]
 
-A view of one key and 12 features (integers, floats, texts), published as one day. Each measurement is a process of its
+A view of one key and 12 features (integers, floats, texts), published as one day; fewer features let more keys fit on
+a disk: SQLite takes 2.6 kB a key with 12 of them. Each measurement is a process of its
 own. In turns: Evergreen's materialization, from the published file to the store; Feast's `materialize`, from the same
 file; and by hand, which writes what is in the store then once more, to an empty one: the same bytes, as ready made
 commands of 10,000 rows (Redis' pipeline without transactions, SQLite's `executemany`). By hand is charged for the
-writes only, and writes 200,000 keys at most. Peak memory is that over what the process had before; Evergreen's is
-measured at a tenth of the keys, too. Ratios are medians of those of each turn.
+writes only, and writes 200,000 keys at most, those written first. Peak memory is that over what the process had before;
+Evergreen's is measured at a tenth of the keys, too. Ratios are medians of those of each turn.
 
 Goals: rows/s ÷ by hand at least 0.5, and memory that does not grow with the keys.
 """
@@ -44,15 +46,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support import servers
 
 DAY = "2014-01-01"
-FEATURES = [f"{kind}_{number}" for kind in ("count", "mean", "text") for number in range(4)]
 TYPES = {"count": pa.int64(), "mean": pa.float64(), "text": pa.string()}
-SCHEMA = pa.schema(
-    [
-        ("shopper", pa.string()),
-        ("event_timestamp", pa.timestamp("us", "UTC")),
-        *((name, TYPES[name.partition("_")[0]]) for name in FEATURES),
-    ]
-)
 BATCH_ROWS = 10_000
 KEYS_BY_HAND = 200_000  # twice 10 million keys would be 7 GB in Redis
 SPEC = """
@@ -72,16 +66,22 @@ from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 from evergreen.feature_store.repository import feature_source
 
+PER_KIND = %(per_kind)d
 TYPES = {"count": Int64, "mean": Float64, "text": String}
 shopper = Entity(name="shopper", join_keys=["shopper"], value_type=ValueType.STRING)
 recent = FeatureView(
     name="recent", entities=[shopper], ttl=timedelta(days=9), source=feature_source("shoppers", "recent"),
-    schema=[Field(name=f"{kind}_{number}", dtype=dtype) for kind, dtype in TYPES.items() for number in range(4)])
+    schema=[Field(name=f"{kind}_{number}", dtype=dtype) for kind, dtype in TYPES.items() for number in range(PER_KIND)])
 shoppers = FeatureService(name="shoppers", features=[recent])
 """
 
 
-def publish(keys: int) -> None:
+def feature_names(count: int) -> list[str]:
+    """Return as many names of each kind."""
+    return [f"{kind}_{number}" for kind in TYPES for number in range(count // len(TYPES))]
+
+
+def publish(keys: int, features: int) -> None:
     """Publish a day with a row for each key."""
     from evergreen.features import inputs
     from evergreen.lake import datasets
@@ -97,13 +97,16 @@ def publish(keys: int) -> None:
     partition = datasets.period_partition(DAY)
     file = dataset.stage(partition, "generated") / "recent.parquet"
     instant = datetime.fromisoformat(f"{DAY}T06:00").replace(tzinfo=UTC)
-    with pq.ParquetWriter(file, SCHEMA) as writer:
+    names = feature_names(features)
+    fields: list[tuple[str, Any]] = [("shopper", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]
+    schema = pa.schema(fields + [(name, TYPES[name.partition("_")[0]]) for name in names])
+    with pq.ParquetWriter(file, schema) as writer:
         for start in range(0, keys, 100_000):
             numbers = range(start, min(start + 100_000, keys))
             columns: list[Any] = [[f"shopper-{number:09}" for number in numbers], [instant] * len(numbers)]
-            columns += [make[name.partition("_")[0]](len(numbers)) for name in FEATURES]
-            arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-            writer.write_table(pa.table(arrays, SCHEMA))
+            columns += [make[name.partition("_")[0]](len(numbers)) for name in names]
+            arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+            writer.write_table(pa.table(arrays, schema))
     dataset.publish(partition, "generated", {"recent": file}, {"made": "by a benchmark"})
 
 
@@ -126,13 +129,13 @@ def materialize_by_feast() -> None:
         open_feature_store("shoppers").materialize(start, start + timedelta(days=1))
 
 
-def write_by_hand() -> tuple[float, float]:
+def write_by_hand(features: int) -> tuple[float, float]:
     """Write what is in the store, or a part, to an empty one; return the seconds, and CPU seconds, of the writes."""
     from evergreen.settings import settings
 
     url = str(settings().online_store)
     seconds = cpu = 0.0
-    for write in copy_redis(url) if url.startswith("redis") else copy_sqlite(Path(url)):
+    for write in copy_redis(url) if url.startswith("redis") else copy_sqlite(Path(url), features):
         began, cpu_began = time.perf_counter(), time.process_time()
         write()
         seconds += time.perf_counter() - began
@@ -161,7 +164,7 @@ def copy_redis(url: str) -> Iterator[Callable[[], object]]:
     target.flushdb()
 
 
-def copy_sqlite(folder: Path) -> Iterator[Callable[[], object]]:
+def copy_sqlite(folder: Path, features: int) -> Iterator[Callable[[], object]]:
     """Yield the writes of each batch."""
     [file] = folder.glob("*.db")
     copy = file.with_suffix(".copy")
@@ -169,9 +172,9 @@ def copy_sqlite(folder: Path) -> Iterator[Callable[[], object]]:
     [(name,)] = source.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%recent'")
     for (statement,) in source.execute("SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL", [name]):
         target.execute(statement)
-    cursor = source.execute(f'SELECT * FROM "{name}" ORDER BY rowid LIMIT {KEYS_BY_HAND * len(FEATURES)}')
+    cursor = source.execute(f'SELECT * FROM "{name}" ORDER BY rowid LIMIT {KEYS_BY_HAND * features}')
     insert = f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(cursor.description))})'
-    while rows := cursor.fetchmany(BATCH_ROWS * len(FEATURES)):
+    while rows := cursor.fetchmany(BATCH_ROWS * features):
 
         def write(rows: list[Any] = rows) -> None:
             with target:
@@ -202,13 +205,13 @@ def peak_memory() -> Iterator[Callable[[], int]]:
         thread.join()
 
 
-def work(how: str, keys: int) -> None:
+def work(how: str, keys: int, features: int) -> None:
     """Do one thing, and print its figures as JSON."""
     if how == "publish":
-        publish(keys)
+        publish(keys, features)
         return
     if how == "by hand":
-        seconds, cpu = write_by_hand()
+        seconds, cpu = write_by_hand(features)
         print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": 0}))
         return
     from evergreen.feature_store.repository import open_feature_store
@@ -221,8 +224,8 @@ def work(how: str, keys: int) -> None:
     print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": peak()}))
 
 
-def measure(how: str, keys: int, variables: dict[str, str]) -> dict[str, float]:
-    command = [sys.executable, __file__, "--worker", how, "--keys", str(keys)]
+def measure(how: str, keys: int, features: int, variables: dict[str, str]) -> dict[str, float]:
+    command = [sys.executable, __file__, "--worker", how, "--keys", str(keys), "--features", str(features)]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -248,23 +251,23 @@ def compare(
     store: str, url: str, ways: Sequence[str], options: argparse.Namespace, scratch: Path, project: dict[str, str]
 ) -> None:
     """Print the figures of a store."""
-    keys = options.keys
+    keys, features = options.keys, options.features
     home, small_home, small = scratch / store, scratch / f"{store}-small", keys // 10
     variables = project | {"EVERGREEN_HOME": str(home), "EVERGREEN_ONLINE_STORE": url}
     small_variables = variables | {"EVERGREEN_HOME": str(small_home)}
-    measure("publish", keys, variables)
-    measure("publish", small, small_variables)
+    measure("publish", keys, features, variables)
+    measure("publish", small, features, small_variables)
     empty(url, small_home)
-    few = measure("evergreen", small, small_variables)
+    few = measure("evergreen", small, features, small_variables)
     figures: dict[str, list[dict[str, float]]] = {"by hand": [], **{way: [] for way in ways}}
     sizes = {}
     for _ in range(options.runs):
         for way in ways:  # the last one's values are those that are written by hand
             empty(url, home)
             before = stored_bytes(url)
-            figures[way].append(measure(way, keys, variables))
-            sizes[way] = (stored_bytes(url) - before) / keys / len(FEATURES)
-        figures["by hand"].append(measure("by hand", keys, variables))
+            figures[way].append(measure(way, keys, features, variables))
+            sizes[way] = (stored_bytes(url) - before) / keys / features
+        figures["by hand"].append(measure("by hand", keys, features, variables))
     rows = {"by hand": min(keys, KEYS_BY_HAND)}
     for way, results in figures.items():
         seconds, cpu, mb = (median(run[key] for run in results) for key in ("seconds", "cpu", "mb"))
@@ -288,16 +291,20 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=200_000)
+    parser.add_argument("--features", type=int, default=12, help="a multiple of 3")
     parser.add_argument("--stores", default="sqlite,redis")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--without-feast", action="store_true", help="10,000 bytes of memory a key")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker, arguments.keys)
+        work(arguments.worker, arguments.keys, arguments.features)
         return
+    if arguments.features < len(TYPES) or arguments.features % len(TYPES):
+        parser.error(f"--features: a multiple of {len(TYPES)}")
     scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
-    project = write_project(scratch / "project", "shoppers", {"model": SPEC}, DEFINITIONS)
+    definitions = DEFINITIONS.replace("%(per_kind)d", str(arguments.features // len(TYPES)))
+    project = write_project(scratch / "project", "shoppers", {"model": SPEC}, definitions)
     ways = ["evergreen"] if arguments.without_feast else ["feast", "evergreen"]
     for store in arguments.stores.split(","):
         if store == "redis":

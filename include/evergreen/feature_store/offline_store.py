@@ -29,7 +29,8 @@ import math
 import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -85,6 +86,7 @@ FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
+_JOINS_AT_ONCE, _INTERRUPT_S = 2, 0.1
 _FEW_ENTITY_ROWS = 150_000  # which are ranked sooner than a thousand files are opened to count their rows
 _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
 # Lists of files that DuckDB reads with the same columns; some are in names of folders, such as `day=2013-01-01/`, and
@@ -239,7 +241,8 @@ class AsofOfflineStore(OfflineStore):
         check_request(entity_df.columns, views, on_demand)
         # Event timestamps become UTC microseconds; the other columns stay as they are.
         timestamps = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
-        entity_df = text_as_objects(entity_df.assign(**{event_timestamp: timestamps}))
+        entity_df = text_as_objects(entity_df)  # a shallow copy
+        entity_df[event_timestamp] = timestamps
         entities = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None)
         instants = entities[event_timestamp].drop_null()
 
@@ -247,11 +250,18 @@ class AsofOfflineStore(OfflineStore):
             table = entities
             read_manifests = cache(visible_manifests)
             with _connect_duckdb(config) as con:
-                for view in views:
-                    files = SourceFiles.find(con, view.source, config, read_manifests)
-                    columns = _join_table(con, files, entities, event_timestamp, view, filter_by_created_timestamp)
-                    for name, column in zip(view.columns, columns, strict=True):
-                        table = table.append_column(name, column)
+                # Before any join: all views see the same days, and threads no context of the caller's.
+                sources = [SourceFiles.find(con, view.source, config, read_manifests) for view in views]
+                joined = _join_side_by_side(
+                    con,
+                    [
+                        partial(_join_table, files, entities, event_timestamp, view, filter_by_created_timestamp)
+                        for view, files in zip(views, sources, strict=True)
+                    ],
+                )
+            for view, columns in zip(views, joined, strict=True):
+                for name, column in zip(view.columns, columns, strict=True):
+                    table = table.append_column(name, column)
             return table
 
         return AsofRetrievalJob(
@@ -442,13 +452,37 @@ class DeclaredColumns:
         return [Fault(name, cast.problem, fix) for name, cast in casts if cast and cast.problem]
 
 
+def _join_side_by_side(
+    con: duckdb.DuckDBPyConnection, joins: Sequence[Callable[[duckdb.DuckDBPyConnection], list[pa.ChunkedArray]]]
+) -> list[list[pa.ChunkedArray]]:
+    """Return the columns of each join, which has a connection of its own to the database of `con`.
+
+    A join leaves processors idle: while files are found, columns become Arrow, and few threads have sorted rows left.
+    Few joins run at a time, as each needs memory; with one thread, one does.
+    """
+    threads = con.execute("SELECT current_setting('threads')").fetchall()[0][0]
+    with ExitStack() as stack:
+        connections = [stack.enter_context(con.cursor()) for _ in joins]
+        workers = stack.enter_context(ThreadPoolExecutor(min(threads, _JOINS_AT_ONCE), "evergreen-join"))
+        joined = [workers.submit(join, connection) for join, connection in zip(joins, connections, strict=True)]
+        try:
+            return [columns.result() for columns in joined]
+        except BaseException:  # a time limit of the caller's, too
+            for columns in joined:
+                columns.cancel()
+            while wait(joined, _INTERRUPT_S).not_done:  # again and again: the next query may just begin
+                for connection in connections:
+                    connection.interrupt()
+            raise
+
+
 def _join_table(
-    con: duckdb.DuckDBPyConnection,
     files: SourceFiles,
     entities: pa.Table,
     event_timestamp: str,
     view: ViewRequest,
     filter_by_created_timestamp: bool,
+    con: duckdb.DuckDBPyConnection,
 ) -> list[pa.ChunkedArray]:
     """Return the columns of `view.features`, as long as `entities` and in its order."""
     if not files.schemas:
@@ -492,24 +526,31 @@ def _plan_join(
     values = [raw[name] for name in (*view.keys, *view.features)]
     relation = files.relation(view.name, values, [name for name in raw.values() if name not in values])
     source_types, entity_types = _column_types(con, relation), _column_types(con, "entities")
-    key_types = []
     for i, (key, column) in enumerate(view.keys.items()):
         _check_key_types(view.name, key, source_types[raw[key]], column, entity_types[f"key_{i}"])
         _check_float_key(con, column, f"key_{i}", entity_types[f"key_{i}"])
-        keys_of_both_sides = f"SELECT key_{i} FROM entities UNION ALL SELECT {quote_name(raw[key])} FROM {relation}"
-        key_types.append(str(con.sql(keys_of_both_sides).types[0]))
     if view.served_after:
         _create_serving_instants(con, files.serving_instants(view))
-    first, last, count = con.sql("SELECT min(entity_ts), max(entity_ts), count(*) FROM entities").fetchall()[0]
+    first, last, count = con.execute("SELECT min(entity_ts), max(entity_ts), count(*) FROM entities").fetchall()[0]
     span = first, last
     ranks_all = view.served_after or filter_by_created_timestamp or not _may_skip_ranks(con, relation, count)
 
+    @cache
+    def find_key_types() -> list[str]:
+        return [_common_key_type(con, f"key_{i}", quote_name(raw[key]), relation) for i, key in enumerate(view.keys)]
+
     def query(bucket: KeyBucket | None = None) -> str:
-        ties = ranks_all or con.sql(_ties_query(relation, view, raw, span, key_types, bucket)).fetchall()
+        key_types = find_key_types() if bucket else []
+        ties = ranks_all or con.execute(_ties_query(relation, view, raw, span, key_types, bucket)).fetchall()
         parts = relation, view, raw, span, filter_by_created_timestamp, key_types, bucket
         return _asof_join_query(*parts, has_ties=bool(ties))
 
     return _Join(relation, query)
+
+
+def _common_key_type(con: duckdb.DuckDBPyConnection, entity_key: str, key: str, relation: str) -> str:
+    """Return the type as which DuckDB compares a key of `entities` with one of the files."""
+    return str(con.sql(f"SELECT {entity_key} FROM entities UNION ALL SELECT {key} FROM {relation}").types[0])
 
 
 def _may_skip_ranks(con: duckdb.DuckDBPyConnection, relation: str, entity_rows: int) -> bool:
@@ -519,7 +560,7 @@ def _may_skip_ranks(con: duckdb.DuckDBPyConnection, relation: str, entity_rows: 
     """
     if entity_rows < _FEW_ENTITY_ROWS:
         return False
-    feature_rows: int = con.sql(f"SELECT count(*) FROM {relation}").fetchall()[0][0]
+    feature_rows: int = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0][0]
     return entity_rows >= feature_rows / 2
 
 
@@ -708,7 +749,7 @@ class SourceFiles:
             return published
         literal = quote_text(source_path(source, config))
         schemas: dict[str, dict[str, str]] = {}
-        for (files,) in con.sql(_ALIKE_FILES_QUERY.format(files=literal, types=_FOLDER_TYPES)).fetchall():
+        for (files,) in con.execute(_ALIKE_FILES_QUERY.format(files=literal, types=_FOLDER_TYPES)).fetchall():
             # One is read for all of them: each takes a millisecond, and three views of a year have a thousand.
             schema = con.sql(f"FROM read_parquet({quote_text(files[0])}) LIMIT 0").to_arrow_table().schema
             columns = {field.name: str(field.type) for field in schema}
@@ -803,7 +844,8 @@ def _connect_duckdb(config: RepoConfig, **defaults: str) -> Iterator[duckdb.Duck
     """Open an in-memory database with the configured limits, for one retrieval."""
     limits = config.offline_store.model_dump(include={"memory_limit", "threads", "temp_directory"}, exclude_none=True)
     with duckdb.connect(config={**defaults, **limits}) as con:
-        con.execute("SET TimeZone = 'UTC'")  # naive timestamps are UTC, and a day is 24 hours
+        # Naive timestamps are UTC, and a day is 24 hours: globally, for all connections to it.
+        con.execute("SET GLOBAL TimeZone = 'UTC'")
         yield con
 
 
