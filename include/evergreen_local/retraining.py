@@ -93,7 +93,10 @@ def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json
 def _next_as_of_periods(
     airflow: AirflowClient, dag_id: str, model: ModelSpec, raw: ModuleType | None, progress: Progress
 ) -> list[str]:
-    """Return the periods to retrain as of: those that are due, or the last one again if it would use other inputs."""
+    """Return the periods to retrain as of: those that are due, or the last one again.
+
+    That is so if it would use other inputs, or if its newest run has not succeeded.
+    """
     spec, finished = feature_spec(model), _finished_as_of_periods(airflow, dag_id)
     if raw:
         dates = schedule.simulated_as_of_periods(model, spec, finished)
@@ -105,7 +108,8 @@ def _next_as_of_periods(
     if dates:
         return dates
     run = earlier_runs.newest_run(airflow, dag_id, last)
-    if run and _reasons_to_repeat(airflow, dag_id, model, last, run):
+    # Of one that has failed after another, or goes on, there is no verdict yet.
+    if run and (run["state"] != "success" or _reasons_to_repeat(airflow, dag_id, model, last, run)):
         return [last]
     progress.print(
         f"the data of {model.name} ends on {end}, the retrain after that is done, and nothing that it used has changed "

@@ -29,7 +29,7 @@ import math
 import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -466,6 +466,9 @@ def _join_side_by_side(
         workers = stack.enter_context(ThreadPoolExecutor(min(threads, _JOINS_AT_ONCE), "evergreen-join"))
         joined = [workers.submit(join, connection) for join, connection in zip(joins, connections, strict=True)]
         try:
+            done = wait(joined, return_when=FIRST_EXCEPTION).done
+            for columns in done:  # of any view: those before it may take long yet
+                columns.result()
             return [columns.result() for columns in joined]
         except BaseException:  # a time limit of the caller's, too
             for columns in joined:

@@ -173,6 +173,11 @@ def test_without_newer_data_the_last_retrain_is_repeated_if_outdated(
     assert f"`evergreen retrain tills --as-of {AS_OF}` shows it" in said[-1]
     edit_trainer(folder, 2)
     assert due() == [AS_OF]
+    runs.trigger_dag_run(DAG_ID, f"as_of_{AS_OF}_again_2", {"as_of": AS_OF})
+    assert due() == []
+    for state in ("failed", "running"):  # after an edit with a mistake; or in another terminal
+        runs.runs[f"as_of_{AS_OF}_again_2"]["state"] = state
+        assert due() == [AS_OF]
 
 
 def test_what_only_newer_data_can_promote_is_told_beforehand(folder: Path, runs: RetrainRuns) -> None:

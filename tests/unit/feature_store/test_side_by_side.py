@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -60,7 +60,16 @@ def test_no_views_are_no_joins(database: duckdb.DuckDBPyConnection) -> None:
     assert _join_side_by_side(database, []) == []
 
 
-def test_an_error_interrupts_the_other_joins(database: duckdb.DuckDBPyConnection) -> None:
+@pytest.mark.parametrize(
+    "joins",
+    [
+        pytest.param(lambda fail, run: [fail, run, run], id="of the first view"),  # the last one need not begin
+        pytest.param(lambda fail, run: [run, fail, run], id="of a later view"),
+    ],
+)
+def test_an_error_interrupts_the_other_joins(
+    database: duckdb.DuckDBPyConnection, joins: Callable[..., Sequence[Callable[..., Columns]]]
+) -> None:
     other_runs, ends = threading.Event(), list[str]()
 
     def fail(_: duckdb.DuckDBPyConnection) -> Columns:
@@ -76,7 +85,7 @@ def test_an_error_interrupts_the_other_joins(database: duckdb.DuckDBPyConnection
             raise
 
     with pytest.raises(RetrievalError, match="View plane"):
-        _join_side_by_side(database, [fail, run_for_hours, run_for_hours])  # the last one need not begin
+        _join_side_by_side(database, joins(fail, run_for_hours))
     assert ends[:1] == ["interrupted"]
 
 
