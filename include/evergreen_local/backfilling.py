@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from evergreen.client.addresses import service_addresses
 from evergreen.client.airflow import AirflowBusyError, AirflowClient, AirflowConflictError, AirflowError, Json
 from evergreen.errors import EvergreenError
-from evergreen.features.inputs import features_dataset, published_manifests
+from evergreen.features.inputs import published_manifests
 from evergreen.features.staleness import find_stale_features
-from evergreen.lake import datasets
 from evergreen.periods import Calendar
 from evergreen.settings import variable_name
 from evergreen.spec.loader import feature_spec, load_spec
@@ -212,14 +211,15 @@ def _poll_backfill(
 
 def periods_without_features(model: ModelSpec, periods: Sequence[str]) -> list[str]:
     """Return those of `periods` without published features, whatever they were made from."""
-    dataset = features_dataset(model)
-    return [period for period in periods if dataset.manifest(datasets.period_partition(period)) is None]
+    published = published_manifests(model, periods)
+    return [period for period in periods if period not in published]
 
 
 def _periods_to_build(model: ModelSpec, periods: Sequence[str]) -> list[str]:
     """Return those of `periods` that are missing or stale, in order."""
-    stale = find_stale_features(model, published_manifests(model, periods))
-    return sorted({*periods_without_features(model, periods), *stale.periods})
+    published = published_manifests(model, periods)
+    stale = find_stale_features(model, published)
+    return sorted({*(period for period in periods if period not in published), *stale.periods})
 
 
 def _runs_by_period(airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str]) -> dict[str, Json]:

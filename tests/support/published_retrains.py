@@ -49,8 +49,11 @@ def publish_retrain(model: ModelSpec) -> RetrainReferences:
     training_set = publish(dataset, f"as_of={AS_OF}", examples, "train")
     inputs = candidates.candidate_inputs(model, training_set, declared.columns)
     candidate = publish(candidates.candidate_dataset(model), training_set.partition, inputs, "model")
-    requirements = {"requirements": asdict(EvidenceRequirements.from_gates(model.gates, model.clusters))}
-    measured = publish(evaluation.evaluation_dataset(model), "evaluated", requirements, "scores")
+    evidence = {
+        "requirements": asdict(EvidenceRequirements.from_gates(model.gates, model.clusters)),
+        "code": evaluation.evidence_code(),
+    }
+    measured = publish(evaluation.evaluation_dataset(model), "evaluated", evidence, "scores")
     judging = fingerprints.compute_fingerprint(evaluation.verdict_code(model))
     event = verdict_event(10).model_copy(
         update={"as_of": AS_OF, "fingerprints": {"gates": gates_fingerprint(model), "judging": judging}}

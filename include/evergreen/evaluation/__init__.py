@@ -16,7 +16,13 @@ An evaluation is never replaced: its partition is named by its fingerprint. Prob
 online store that is out of date) are part of that fingerprint, so that a step that runs again measures again.
 """
 
-from evergreen.evaluation.collect import collect_evidence, collect_look_evidence, evaluation_dataset, load_evidence
+from evergreen.evaluation.collect import (
+    collect_evidence,
+    collect_look_evidence,
+    evaluation_dataset,
+    evidence_code,
+    load_evidence,
+)
 from evergreen.evaluation.requirements import backtest_gates, verdict_code
 from evergreen.evaluation.rows import historical_evidence
 from evergreen.scoring.predictions import Champion, score_candidate, score_table
@@ -27,6 +33,7 @@ __all__ = [
     "collect_evidence",
     "collect_look_evidence",
     "evaluation_dataset",
+    "evidence_code",
     "historical_evidence",
     "load_evidence",
     "score_candidate",

@@ -23,6 +23,7 @@ from evergreen.training import candidates
 from evergreen.window import RunReason, Window
 
 _RANGE_FIELDS = ("start", "train_end", "holdout", "holdout_end", "label", "service", "feature_model", "weight")
+_OTHER_GATES = "the gates have changed, or what they measure by"
 _GONE = "what it was made from is not published any more: another run has replaced it, or maintenance has removed it"
 
 
@@ -58,9 +59,11 @@ def find_changed_inputs(model: ModelSpec, run: RetrainReferences) -> list[str]:
     if run.candidate:
         candidate = candidates.candidate_dataset(model).find(**run.candidate)
         changes += [_GONE] if candidate is None else _training_changes(model, training_set, candidate)
-    if run.evaluation and run.verdict_entry is not None:
+    if run.evaluation:
         measured = evaluation.evaluation_dataset(model).find(**run.evaluation)
-        changes += [_GONE] if measured is None else _verdict_changes(model, measured, run.verdict_entry)
+        changes += [_GONE] if measured is None else _evidence_changes(model, measured)
+    if run.verdict_entry is not None:
+        changes += _verdict_changes(model, run.verdict_entry)
     return list(dict.fromkeys(changes))
 
 
@@ -119,12 +122,19 @@ def _training_changes(model: ModelSpec, training_set: datasets.Manifest, candida
     yield from describe_parameter_differences(used | {"code": None}, current | {"code": None})
 
 
-def _verdict_changes(model: ModelSpec, measured: datasets.Manifest, verdict_entry: int) -> Iterator[str]:
-    """Yield what of gates, their code and what they measure by would judge otherwise."""
+def _evidence_changes(model: ModelSpec, measured: datasets.Manifest) -> Iterator[str]:
+    """Yield what of gates, of code and of libraries would measure something else."""
     required = json.loads(json.dumps(asdict(EvidenceRequirements.from_gates(model.gates, model.clusters))))
+    if measured.inputs["requirements"] != required:
+        yield _OTHER_GATES
+    yield from describe_code_differences(measured.inputs["code"], evaluation.evidence_code())
+
+
+def _verdict_changes(model: ModelSpec, verdict_entry: int) -> Iterator[str]:
+    """Yield what of gates and their code would judge otherwise."""
     recorded = ledger.read_verdict_event(model.name, verdict_entry).fingerprints
-    if recorded.get("gates") != gates_fingerprint(model) or measured.inputs["requirements"] != required:
-        yield "the gates have changed, or what they measure by"
+    if recorded.get("gates") != gates_fingerprint(model):
+        yield _OTHER_GATES
     if recorded.get("judging") != fingerprints.compute_fingerprint(evaluation.verdict_code(model)):
         yield "the code of the gates has changed"
 

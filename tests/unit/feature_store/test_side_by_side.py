@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -89,7 +90,7 @@ def test_an_error_interrupts_the_other_joins(
     assert ends[:1] == ["interrupted"]
 
 
-def test_joins_have_the_time_zone_of_the_database(database: duckdb.DuckDBPyConnection) -> None:
+def test_joins_are_in_utc_whatever_the_zone_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     from feast import RepoConfig
 
     from evergreen.feature_store.offline_store import _connect_duckdb
@@ -101,6 +102,14 @@ def test_joins_have_the_time_zone_of_the_database(database: duckdb.DuckDBPyConne
         offline_store={"type": "evergreen.feature_store.offline_store.AsofOfflineStore"},
         entity_key_serialization_version=3,
     )
+    connect = duckdb.connect
+
+    def connect_elsewhere(**options: Any) -> duckdb.DuckDBPyConnection:
+        con = connect(**options)
+        con.execute("SET GLOBAL TimeZone = 'America/New_York'")
+        return con
+
+    monkeypatch.setattr(duckdb, "connect", connect_elsewhere)
     with _connect_duckdb(config) as con:
         [[zone]] = _join_side_by_side(con, [lambda own: read(own, "SELECT current_setting('TimeZone') AS zone")])
     assert zone.to_pylist() == ["UTC"]

@@ -165,6 +165,9 @@ def test_a_run_that_came_half_way_is_compared_as_far(folder: Path, run: RetrainR
     assert find_changed_inputs(tills.reload_spec(), RetrainReferences(run.training_set)) == []
     half_way = RetrainReferences(run.training_set, run.candidate)
     assert find_changed_inputs(tills.reload_spec(), half_way) == ["tills/train.py has changed"]
+    replace(folder / "model.py", "schedule=", 'clusters=["till"], schedule=')
+    measured = RetrainReferences(run.training_set, run.candidate, run.evaluation)
+    assert find_changed_inputs(tills.reload_spec(), measured)[1:] == ["the gates have changed, or what they measure by"]
 
 
 def test_what_another_run_has_replaced_is_named(folder: Path, run: RetrainReferences) -> None:
@@ -185,11 +188,13 @@ def test_custom_gates_count_with_their_code(folder: Path, monkeypatch: pytest.Mo
     assert find_changed_inputs(tills.reload_spec(), run) == ["the code of the gates has changed"]
 
 
-def test_an_upgrade_of_a_library_counts(folder: Path, run: RetrainReferences, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = training_sets.training_set_code()["duckdb"]
+@pytest.mark.parametrize("library", ["duckdb", "onnxruntime"])  # which join training sets, and score candidates
+def test_an_upgrade_of_a_library_counts(
+    folder: Path, run: RetrainReferences, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
     read_version = fingerprints.version
-    monkeypatch.setattr(fingerprints, "version", lambda name: "99.0" if name == "duckdb" else read_version(name))
-    assert find_changed_inputs(tills.reload_spec(), run) == [f"duckdb was {old} and is 99.0"]
+    monkeypatch.setattr(fingerprints, "version", lambda name: "99.0" if name == library else read_version(name))
+    assert find_changed_inputs(tills.reload_spec(), run) == [f"{library} was {read_version(library)} and is 99.0"]
 
 
 def test_libraries_that_are_not_pinned_here_hide_no_other_change(
