@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evergreen import evaluation, ledger
+from evergreen.evaluation.collect import _prediction_inputs
 from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.feature_store import training_sets
 from evergreen.feature_store.declared_inputs import read_declared_inputs
@@ -52,6 +53,7 @@ def publish_retrain(model: ModelSpec) -> RetrainReferences:
     evidence = {
         "requirements": asdict(EvidenceRequirements.from_gates(model.gates, model.clusters)),
         "code": evaluation.evidence_code(),
+        **_prediction_inputs(model),
     }
     measured = publish(evaluation.evaluation_dataset(model), "evaluated", evidence, "scores")
     judging = fingerprints.compute_fingerprint(evaluation.verdict_code(model))

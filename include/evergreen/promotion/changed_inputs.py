@@ -123,10 +123,12 @@ def _training_changes(model: ModelSpec, training_set: datasets.Manifest, candida
 
 
 def _evidence_changes(model: ModelSpec, measured: datasets.Manifest) -> Iterator[str]:
-    """Yield what of gates, of code and of libraries would measure something else."""
+    """Yield what of gates, of the kind of model, of code and of libraries would measure something else."""
     required = json.loads(json.dumps(asdict(EvidenceRequirements.from_gates(model.gates, model.clusters))))
     if measured.inputs["requirements"] != required:
         yield _OTHER_GATES
+    recorded = measured.inputs.get("prediction") or {}  # where a kind is declared
+    yield from describe_parameter_differences({"kind": recorded.get("kind")}, {"kind": model.kind})
     yield from describe_code_differences(measured.inputs["code"], evaluation.evidence_code())
 
 

@@ -100,6 +100,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda folder: replace(folder / "model.py", "100.0", "99.0"),
         ["the gates have changed, or what they measure by"],
     ),
+    "the kind": (
+        lambda folder: replace(folder / "model.py", "schedule=", 'kind="regression", schedule='),
+        ["kind is new"],
+    ),
     "the clusters": (
         lambda folder: replace(folder / "model.py", "schedule=", 'clusters=["till"], schedule='),
         ["the gates have changed, or what they measure by"],
