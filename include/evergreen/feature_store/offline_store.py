@@ -466,9 +466,8 @@ def _join_side_by_side(
         workers = stack.enter_context(ThreadPoolExecutor(min(threads, _JOINS_AT_ONCE), "evergreen-join"))
         joined = [workers.submit(join, connection) for join, connection in zip(joins, connections, strict=True)]
         try:
-            done = wait(joined, return_when=FIRST_EXCEPTION).done
-            for columns in done:  # of any view: those before it may take long yet
-                columns.result()
+            for columns in wait(joined, return_when=FIRST_EXCEPTION).done:
+                columns.result()  # an error of any view: those before it may take long yet
             return [columns.result() for columns in joined]
         except BaseException:  # a time limit of the caller's, too
             for columns in joined:
