@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -185,14 +185,14 @@ def _build_features(
     active: deque[_Run] = deque()
     for chunk in _split_into_stretches(spec.calendar, missing, inputs.max_periods_per_run(spec)):
         if len(active) == _RUNS_AT_ONCE:
-            _wait_for_run(airflow, active.popleft(), progress)
+            _wait_for_run(airflow, active.popleft(), progress, active)
         conf = {"start": chunk[0], "end": chunk[-1], "announce": False}  # nobody is to retrain by itself meanwhile
         run = _Run(dag_id, f"from_{chunk[0]}_to_{chunk[-1]}", conf, f"{dag_id} of {spec.calendar.describe(chunk)}")
         # A run that failed may have published some of its periods, and one that succeeded may be older than the lake.
         _start_run(airflow, run, progress, whole=True)
         active.append(run)
-    for run in active:
-        _wait_for_run(airflow, run, progress)
+    while active:
+        _wait_for_run(airflow, active.popleft(), progress, active)
     require_published(airflow, dag_id, model, missing)
     duration = format_duration(time.monotonic() - start)
     progress.print(f"✓ {dag_id}: built {spec.calendar.describe(missing)}, in {duration}")
@@ -303,7 +303,8 @@ def _start_run(airflow: AirflowClient, due: _Run, progress: Progress, *, whole: 
             airflow.trigger_dag_run(due.dag_id, due.run_id, due.conf)
 
 
-def _wait_for_run(airflow: AirflowClient, awaited: _Run, progress: Progress) -> None:
+def _wait_for_run(airflow: AirflowClient, awaited: _Run, progress: Progress, parallel_runs: Iterable[_Run] = ()) -> None:
+    """Wait until a run has succeeded, or one of `parallel_runs` has failed."""
     start = time.monotonic()
     tasks = airflow.task_ids(awaited.dag_id)
     while True:
@@ -317,6 +318,9 @@ def _wait_for_run(airflow: AirflowClient, awaited: _Run, progress: Progress) -> 
             raise describe_failure(airflow, run, awaited.title)
         if run["state"] == "success":
             break
+        for parallel in parallel_runs:
+            if (run := airflow.dag_run(parallel.dag_id, parallel.run_id)) and run["state"] == "failed":
+                raise describe_failure(airflow, run, parallel.title)
         airflow.check_scheduler()
         time.sleep(POLL_INTERVAL_S)
     progress.clear()

@@ -16,6 +16,7 @@ from evergreen.periods import Calendar
 from evergreen.promotion.challengers import training_pause
 from evergreen.window import RunReason
 from evergreen_local import earlier_runs, retraining
+from evergreen_local.backfilling import RunFailedError
 from support import tills
 from support.published_retrains import AS_OF, TRAIN, publish_retrain
 from support.published_retrains import DAYS as TILL_DAYS
@@ -240,7 +241,7 @@ def test_two_runs_of_features_are_active_at_a_time(monkeypatch: pytest.MonkeyPat
         steps.append(f"start {run.conf['start']}")
 
     monkeypatch.setattr(retraining, "_start_run", start)
-    monkeypatch.setattr(retraining, "_wait_for_run", lambda airflow, run, progress: steps.append(run.run_id))
+    monkeypatch.setattr(retraining, "_wait_for_run", lambda airflow, run, *_: steps.append(run.run_id))
     retraining._build_features(None, "shops.features", None, days, PROGRESS)  # type: ignore[arg-type]
     assert steps == [
         "start 2013-01-01",
@@ -250,3 +251,19 @@ def test_two_runs_of_features_are_active_at_a_time(monkeypatch: pytest.MonkeyPat
         "from_2013-01-04_to_2013-01-06",
         "from_2013-01-07_to_2013-01-09",
     ]
+
+
+def test_a_run_that_fails_is_told_while_another_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No further run is started for what would be in vain."""
+    runs = {name: {"dag_id": "shops.features", "dag_run_id": name, "state": "running"} for name in ("first", "second")}
+    airflow: Any = SimpleNamespace(
+        task_ids=lambda _dag_id: ["build"],
+        dag_run=lambda _dag_id, run_id: runs[run_id],
+        task_instances=lambda *_, **__: [],
+        check_scheduler=lambda: runs["second"].update(state="failed"),
+        run_page_url=lambda _dag_id, run_id: f"http://airflow/{run_id}",
+    )
+    monkeypatch.setattr(retraining, "POLL_INTERVAL_S", 0)
+    awaited, other = (retraining._Run("shops.features", name, {}, name) for name in runs)
+    with pytest.raises(RunFailedError, match="second failed, run second"):
+        retraining._wait_for_run(airflow, awaited, PROGRESS, [other])
