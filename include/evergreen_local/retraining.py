@@ -303,7 +303,9 @@ def _start_run(airflow: AirflowClient, due: _Run, progress: Progress, *, whole: 
             airflow.trigger_dag_run(due.dag_id, due.run_id, due.conf)
 
 
-def _wait_for_run(airflow: AirflowClient, awaited: _Run, progress: Progress, parallel_runs: Iterable[_Run] = ()) -> None:
+def _wait_for_run(
+    airflow: AirflowClient, awaited: _Run, progress: Progress, parallel_runs: Iterable[_Run] = ()
+) -> None:
     """Wait until a run has succeeded, or one of `parallel_runs` has failed."""
     start = time.monotonic()
     tasks = airflow.task_ids(awaited.dag_id)
