@@ -432,7 +432,8 @@ def _measure_rows(
     terms = ["moment AS event_timestamp", f"{value} AS label"]
     terms += [f"weight AS {quote_name(model.weight)}"] if model.weight else []
     terms += [f"query AS {quote_name(model.query)}"] if model.query else []
-    chosen = f"FROM labelled WHERE coalesce(content, '') = {quote_text(content)} AND {value} IS NOT NULL ORDER BY id"
+    chosen = f"FROM labelled WHERE coalesce(content, '') = {quote_text(content)} AND {value} IS NOT NULL"
+    chosen += " ORDER BY labelled.id"  # a column of the spec may be called `id`
     examples = folder / "examples.parquet"
     database.execute(f"COPY (SELECT {', '.join(terms)} {chosen}) TO {quote_text(str(examples))} (FORMAT parquet)")
     is_single = outputs == ["prediction"]

@@ -145,6 +145,18 @@ def test_what_was_served_is_judged_once_by_the_gates_metrics(tenure: ChampionTen
     assert again.periods == found.periods
 
 
+def test_a_weight_may_be_called_as_columns_are_here(tenure: ChampionTenure) -> None:
+    serve(61, {tenure.content: IDS})
+    weights = np.arange(ROWS)[::-1].astype(np.float64)
+    for name in ("id", "content", "moment", "value", "query"):
+        file = post(61, IDS, ACTUAL)
+        write_log(file, pq.read_table(file).append_column(name, pa.array(weights)))
+        problems, found = measure(spec(weight=name), tenure)
+        losses = -np.where(ACTUAL == 1, np.log(PROBABILITIES), np.log(1 - PROBABILITIES))
+        assert (problems, found.problems) == ([], ())
+        assert [*found.metrics[0].values.values()] == [pytest.approx(np.average(losses, weights=weights))], name
+
+
 def test_labels_that_come_late_twice_and_out_of_order_end_alike(
     tenure: ChampionTenure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
