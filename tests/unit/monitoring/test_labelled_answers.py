@@ -36,6 +36,7 @@ from evergreen.reports.monitoring import render_monitoring_report
 from evergreen.spec.gates import AgainstChampionGate
 from evergreen.spec.loader import load_spec
 from evergreen.spec.model import ModelSpec
+from evergreen.spec.prediction_type import ForecastSeries
 from support.ledger_events import MODEL, day, promotion, verdict_event
 from support.serving_logs import INSTANT, write_log
 
@@ -155,6 +156,18 @@ def test_a_weight_may_be_called_as_columns_are_here(tenure: ChampionTenure) -> N
         losses = -np.where(ACTUAL == 1, np.log(PROBABILITIES), np.log(1 - PROBABILITIES))
         assert (problems, found.problems) == ([], ())
         assert [*found.metrics[0].values.values()] == [pytest.approx(np.average(losses, weights=weights))], name
+
+
+def test_a_metric_that_needs_more_than_labels_says_so_and_others_count(tenure: ChampionTenure) -> None:
+    series = ForecastSeries(series=("origin",), horizon="ahead", season=7)
+    model = spec("mase", "rmse", kind="forecast", forecast=series, clusters=("day",))
+    serve(61, {tenure.content: IDS})
+    post(61, IDS, ACTUAL)
+    _, found = measure(model, tenure)
+    scales = "mase: the scales of the rows are not known: neither the log nor posted labels have them"
+    assert found.problems == (f"posted labels: {day(61)}: version 1: {scales}",)
+    rmse = np.sqrt(np.mean((PROBABILITIES - ACTUAL) ** 2))
+    assert [[*metric.values.values()] for metric in found.metrics] == [[], [pytest.approx(rmse)]]
 
 
 def test_labels_that_come_late_twice_and_out_of_order_end_alike(
