@@ -308,6 +308,7 @@ def _find_due_periods(
     own_code = {
         name: code[name] for name in (*(f"evergreen.monitoring.{name}" for name in modules), "duckdb", "pyarrow")
     }
+    own_code |= metrics_code()
     metrics = describe_metrics(model)
     for period, manifest in answers.items():
         inputs = {
@@ -315,7 +316,7 @@ def _find_due_periods(
             "answers": manifest.files[ANSWERS_FILE].sha256,
             "features": features[period].content_hash if period in features else None,
             "metrics": metrics,
-            "code": own_code | metrics_code(),
+            "code": own_code,
         }
         partition = datasets.period_partition(period)
         published = dataset.manifest(partition)

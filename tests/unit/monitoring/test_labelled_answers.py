@@ -254,11 +254,17 @@ def test_wrong_files_and_labels_are_named_and_the_rest_counts(
     elsewhere = write_log(tmp_path / "secret.parquet", pq.read_table(folder / f"day={day(61)}/a.parquet"))
     (folder / f"day={day(61)}/link.parquet").symlink_to(elsewhere)
     (folder / f"day={day(63)}").symlink_to(tmp_path)
+    for name in ("day=2013-3-4", "newest", ".unfinished", "_temporary"):
+        (folder / name).mkdir()
     problems, found = measure(spec(), tenure)
+    assert problems.pop() == (
+        "posted labels: labels/day=2013-3-4 and 1 more are not read: folders are named as those of the log, such as "
+        "day=2013-03-01"
+    )
     assert problems == [
         f"posted labels: labels/day={day(63)} is a link, and is not read: put the files into the folder themselves"
     ]
-    link, text, unknown = found.problems[1:]
+    link, text, unknown = found.problems[2:]
     assert link.startswith(f"posted labels: labels/day={day(61)}/link.parquet: cannot be read: ")
     assert "it is a link" in link
     assert text.startswith(f"posted labels: labels/day={day(61)}/text.parquet: cannot be read: ")
