@@ -466,8 +466,10 @@ def _measure_rows(
 def _name_what_is_absent(evidence: Evidence) -> Evidence:
     """Return evidence that does not ask for columns of a holdout, or for a file of examples, where there are none."""
     columns = {name: _ABSENT if isinstance(item, MissingEvidence) else item for name, item in evidence.columns.items()}
-    given = {name: getattr(evidence, name) for name in ("horizons", "scales")}
-    changes: dict[str, Any] = {name: _ABSENT for name, item in given.items() if isinstance(item, MissingEvidence)}
+    forecast_columns = {name: getattr(evidence, name) for name in ("horizons", "scales")}
+    changes: dict[str, Any] = {
+        name: _ABSENT for name, item in forecast_columns.items() if isinstance(item, MissingEvidence)
+    }
     return replace(evidence, columns=columns, **changes)
 
 

@@ -158,7 +158,7 @@ def test_a_weight_may_be_called_as_columns_are_here(tenure: ChampionTenure) -> N
         assert [*found.metrics[0].values.values()] == [pytest.approx(np.average(losses, weights=weights))], name
 
 
-def test_a_metric_that_needs_more_than_labels_says_so_and_others_count(tenure: ChampionTenure) -> None:
+def test_a_metric_that_needs_more_than_labels_says_so(tenure: ChampionTenure) -> None:
     series = ForecastSeries(series=("origin",), horizon="ahead", season=7)
     model = spec("mase", "rmse", kind="forecast", forecast=series, clusters=("day",))
     serve(61, {tenure.content: IDS})
