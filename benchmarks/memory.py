@@ -5,7 +5,7 @@
 A made-up model with three days: every raw row is an example and a row of features, and the training set has the rows of
 all days. Of each step: the most resident memory of its process, and of the processes that it starts (the JVM of Spark,
 the trainer), and its wall time and CPU seconds, with imports. Goal: at most 1.3 times the memory at the larger size, in
-all steps but the trainer. `--full` is 1 million and 30 million rows a day, and needs about 60 GB of disk.
+all steps but the trainer. `--full` is 1 million and 30 million rows a day, and needs less than 40 GB of disk.
 """
 
 from __future__ import annotations

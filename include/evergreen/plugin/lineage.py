@@ -48,7 +48,7 @@ class LineageListener:
     """Waits for events at the end of a task's process, which has one task."""
 
     def __init__(self) -> None:
-        self._patience_s = PATIENCE_S
+        self._was_skipped = False
 
     @hookimpl
     def on_starting(self, component: object) -> None:
@@ -59,16 +59,17 @@ class LineageListener:
     @hookimpl
     def on_task_instance_skipped(self) -> None:
         """Let the run not wait for events."""
-        self._patience_s = SKIPPED_PATIENCE_S
+        self._was_skipped = True
 
     @hookimpl
     def before_stopping(self, component: object) -> None:
         """Give the events some time; Airflow has the state of the task already, unless it was skipped or has failed."""
-        if _is_task(component) and (unsent := wait_for_events(self._patience_s)):
+        patience_s = SKIPPED_PATIENCE_S if self._was_skipped else PATIENCE_S
+        if _is_task(component) and (unsent := wait_for_events(patience_s)):
             log.warning(
                 "OpenLineage events were not sent within %g s, and are lost: %s. The state of the task is not "
                 "affected; see whether the server of [openlineage] transport responds",
-                self._patience_s,
+                patience_s,
                 ", ".join(unsent),
             )
 
