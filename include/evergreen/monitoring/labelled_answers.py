@@ -16,7 +16,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pydantic import Field, ValidationError
 from evergreen.errors import DatasetError, EvergreenError, first_line, validation_problem
 from evergreen.evaluation.row_files import predictions_array, predictions_type, write_column
 from evergreen.features.inputs import features_dataset, published_manifests
+from evergreen.gates.evidence import Evidence, MissingEvidence
 from evergreen.gates.verdict import NotComputedError
 from evergreen.ingest.databases import open_database, quote_name, quote_text
 from evergreen.lake import datasets
@@ -69,6 +70,7 @@ _FILE = "labelled"
 _BATCH_ROWS = 131_072
 _MAX_NAMED = 20  # files of the record
 _PREFIX = "posted labels"
+_ABSENT = MissingEvidence("neither the log nor posted labels have them")
 
 log = logging.getLogger(__name__)
 
@@ -306,6 +308,7 @@ def _find_due_periods(
     own_code = {
         name: code[name] for name in (*(f"evergreen.monitoring.{name}" for name in modules), "duckdb", "pyarrow")
     }
+    own_code |= metrics_code()
     metrics = describe_metrics(model)
     for period, manifest in answers.items():
         inputs = {
@@ -313,7 +316,7 @@ def _find_due_periods(
             "answers": manifest.files[ANSWERS_FILE].sha256,
             "features": features[period].content_hash if period in features else None,
             "metrics": metrics,
-            "code": own_code | metrics_code(),
+            "code": own_code,
         }
         partition = datasets.period_partition(period)
         published = dataset.manifest(partition)
@@ -432,7 +435,8 @@ def _measure_rows(
     terms = ["moment AS event_timestamp", f"{value} AS label"]
     terms += [f"weight AS {quote_name(model.weight)}"] if model.weight else []
     terms += [f"query AS {quote_name(model.query)}"] if model.query else []
-    chosen = f"FROM labelled WHERE coalesce(content, '') = {quote_text(content)} AND {value} IS NOT NULL ORDER BY id"
+    chosen = f"FROM labelled WHERE coalesce(content, '') = {quote_text(content)} AND {value} IS NOT NULL"
+    chosen += " ORDER BY labelled.id"  # a column of the spec may be called `id`
     examples = folder / "examples.parquet"
     database.execute(f"COPY (SELECT {', '.join(terms)} {chosen}) TO {quote_text(str(examples))} (FORMAT parquet)")
     is_single = outputs == ["prediction"]
@@ -444,7 +448,7 @@ def _measure_rows(
             yield predictions_array(columns[0] if is_single else np.column_stack(columns))
 
     scores = write_column(folder / "predicted.parquet", predictions_type(0 if is_single else len(outputs)), batches())
-    evidence = read_row_evidence(model, gates, scores, [examples], folder)
+    evidence = _name_what_is_absent(read_row_evidence(model, gates, scores, [examples], folder))
     sums, faults = dict[str, tuple[float, ...]](), list[str]()
     for gate in gates:
         try:
@@ -457,6 +461,16 @@ def _measure_rows(
         elif measured:
             sums[gate.name] = measured
     return sums, faults
+
+
+def _name_what_is_absent(evidence: Evidence) -> Evidence:
+    """Return evidence that does not ask for columns of a holdout, or for a file of examples, where there are none."""
+    columns = {name: _ABSENT if isinstance(item, MissingEvidence) else item for name, item in evidence.columns.items()}
+    forecast_columns = {name: getattr(evidence, name) for name in ("horizons", "scales")}
+    changes: dict[str, Any] = {
+        name: _ABSENT for name, item in forecast_columns.items() if isinstance(item, MissingEvidence)
+    }
+    return replace(evidence, columns=columns, **changes)
 
 
 def _select_metrics(item: LabelledPeriod, names: set[str]) -> LabelledPeriod:

@@ -234,9 +234,11 @@ def _read_file(
     if (rows := pq.read_metadata(file.path).num_rows) > MAX_LABEL_ROWS:
         return [Fault("", f"{rows:,} rows are found, and at most {MAX_LABEL_ROWS:,} are read", "write several files")]
     written = datetime.fromtimestamp(file.changed_at, UTC) + CLOCK_MARGIN
-    terms = [f"CAST({ID} AS VARCHAR) AS id", f"TRY_CAST({KNOWN_AT} AS TIMESTAMPTZ) AS moment"]
     named = {column.name: f"TRY_CAST({quote_name(column.name)} AS {column.sql_type})" for column in columns}
-    terms.append(f"{named[model.label]} AS value")
+    for column in columns:
+        if column.sql_type == "VARCHAR":  # many rows of a small file may share a text that is very long
+            named[column.name] = f"left({named[column.name]}, {MAX_LOGGED_TEXT + 1})"
+    terms = [f"{named[ID]} AS id", f"{named[KNOWN_AT]} AS moment", f"{named[model.label]} AS value"]
     terms.append(f"{named[model.weight] if model.weight else 'NULL::DOUBLE'} AS weight")
     terms.append(f"{named[model.query] if model.query else 'NULL::VARCHAR'} AS query")
     kind = (
@@ -263,9 +265,10 @@ def _join(
     named = {output: quote_name(output) for output in outputs}
 
     def labels_at(end: str) -> str:
-        """Return the labels of ids at the first or the last time as SQL: `n` of them differ."""
+        """Return the labels of ids at the first or the last time as SQL: `n` differ, with their weights and queries."""
         return (
-            "SELECT p.id, min(value) AS value, count(DISTINCT value) AS n, min(weight) AS weight, min(query) AS query "
+            "SELECT p.id, min(value) AS value, count(DISTINCT (value, weight, query)) AS n, min(weight) AS weight, "
+            "min(query) AS query "
             f"FROM posted p JOIN spans s ON p.id = s.id AND p.moment = s.{end} GROUP BY p.id"
         )
 
@@ -313,7 +316,7 @@ def _compare_with_spine(
     spine: Path | None,
     label_name: str,
 ) -> list[str]:
-    """Return the ids whose label is not that of the spine for the same keys and time, in order."""
+    """Return the ids whose label is none of those that the spine has for the same keys and time, in order."""
     names = set(pq.read_schema(spine).names) if spine else set()
     if spine is None or not keys or not {*keys, label_name, "event_timestamp"} <= names:
         return []
@@ -326,7 +329,8 @@ def _compare_with_spine(
     if label.sql_type == "DOUBLE":
         differs = f"abs(l.value - {spine_label}) > {_PRECISION} * greatest(abs(l.value), abs({spine_label}))"
     rows = database.execute(
-        f"SELECT DISTINCT l.id FROM labelled l JOIN {parquet_rows(spine)} s "
-        f"ON CAST(s.event_timestamp AS TIMESTAMPTZ) = l.moment AND {matching} WHERE {differs} ORDER BY l.id"
+        f"SELECT l.id FROM labelled l JOIN {parquet_rows(spine)} s "
+        f"ON CAST(s.event_timestamp AS TIMESTAMPTZ) = l.moment AND {matching} "
+        f"GROUP BY l.id HAVING bool_and({differs}) ORDER BY l.id"  # a forecast has a row for each horizon
     ).fetchall()
     return [name for (name,) in rows]

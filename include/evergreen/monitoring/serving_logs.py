@@ -194,15 +194,17 @@ def list_log_files(
 
     Hidden files are none of them. Of earlier periods, whose logs may be years of files, only the names are listed. The
     folder of a period that is a link is not read: it is added to `problems`. With `subfolder`, folders of periods are
-    in the folder of that name.
+    in the folder of that name, and others there are added to `problems`.
     """
     files: dict[str, list[LogFile]] = {}
-    root = logs_folder(model)
+    root, unnamed = logs_folder(model), list[str]()
     folder = root / subfolder if subfolder else root
     prefix = f"{subfolder}/" if subfolder else ""
     for name in list_names(folder):
         period = datasets.partition_period(name)
         is_partition = re.fullmatch(r"(day|period)=[0-9TZ-]+", name) and datasets.period_partition(period) == name
+        if not is_partition and not name.startswith((".", "_")):
+            unnamed.append(name)
         if not is_partition or not start <= period < end:
             continue
         try:
@@ -214,6 +216,12 @@ def list_log_files(
             is_hidden = any(part.startswith((".", "_")) for part in path.split("/"))
             if path.endswith(".parquet") and not is_hidden:
                 files.setdefault(period, []).append(LogFile(f"{prefix}{name}/{path}", size, changed_at))
+    if unnamed and subfolder:  # the folder of the log has others, too
+        rest = f" and {len(unnamed) - 1:,} more are" if len(unnamed) > 1 else " is"
+        problems.append(
+            f"{prefix}{shorten(unnamed[0])}{rest} not read: folders are named as those of the log, such as "
+            "day=2013-03-01"
+        )
     return {period: sorted(items) for period, items in sorted(files.items())}
 
 

@@ -36,6 +36,7 @@ from evergreen.reports.monitoring import render_monitoring_report
 from evergreen.spec.gates import AgainstChampionGate
 from evergreen.spec.loader import load_spec
 from evergreen.spec.model import ModelSpec
+from evergreen.spec.prediction_type import ForecastSeries
 from support.ledger_events import MODEL, day, promotion, verdict_event
 from support.serving_logs import INSTANT, write_log
 
@@ -145,6 +146,30 @@ def test_what_was_served_is_judged_once_by_the_gates_metrics(tenure: ChampionTen
     assert again.periods == found.periods
 
 
+def test_a_weight_may_be_called_as_columns_are_here(tenure: ChampionTenure) -> None:
+    serve(61, {tenure.content: IDS})
+    weights = np.arange(ROWS)[::-1].astype(np.float64)
+    for name in ("id", "content", "moment", "value", "query"):
+        file = post(61, IDS, ACTUAL)
+        write_log(file, pq.read_table(file).append_column(name, pa.array(weights)))
+        problems, found = measure(spec(weight=name), tenure)
+        losses = -np.where(ACTUAL == 1, np.log(PROBABILITIES), np.log(1 - PROBABILITIES))
+        assert (problems, found.problems) == ([], ())
+        assert [*found.metrics[0].values.values()] == [pytest.approx(np.average(losses, weights=weights))], name
+
+
+def test_a_metric_that_needs_more_than_labels_says_so(tenure: ChampionTenure) -> None:
+    series = ForecastSeries(series=("origin",), horizon="ahead", season=7)
+    model = spec("mase", "rmse", kind="forecast", forecast=series, clusters=("day",))
+    serve(61, {tenure.content: IDS})
+    post(61, IDS, ACTUAL)
+    _, found = measure(model, tenure)
+    scales = "mase: the scales of the rows are not known: neither the log nor posted labels have them"
+    assert found.problems == (f"posted labels: {day(61)}: version 1: {scales}",)
+    rmse = np.sqrt(np.mean((PROBABILITIES - ACTUAL) ** 2))
+    assert [[*metric.values.values()] for metric in found.metrics] == [[], [pytest.approx(rmse)]]
+
+
 def test_labels_that_come_late_twice_and_out_of_order_end_alike(
     tenure: ChampionTenure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,11 +254,17 @@ def test_wrong_files_and_labels_are_named_and_the_rest_counts(
     elsewhere = write_log(tmp_path / "secret.parquet", pq.read_table(folder / f"day={day(61)}/a.parquet"))
     (folder / f"day={day(61)}/link.parquet").symlink_to(elsewhere)
     (folder / f"day={day(63)}").symlink_to(tmp_path)
+    for name in ("day=2013-3-4", "newest", ".unfinished", "_temporary"):
+        (folder / name).mkdir()
     problems, found = measure(spec(), tenure)
+    assert problems.pop() == (
+        "posted labels: labels/day=2013-3-4 and 1 more are not read: folders are named as those of the log, such as "
+        "day=2013-03-01"
+    )
     assert problems == [
         f"posted labels: labels/day={day(63)} is a link, and is not read: put the files into the folder themselves"
     ]
-    link, text, unknown = found.problems[1:]
+    link, text, unknown = found.problems[2:]
     assert link.startswith(f"posted labels: labels/day={day(61)}/link.parquet: cannot be read: ")
     assert "it is a link" in link
     assert text.startswith(f"posted labels: labels/day={day(61)}/text.parquet: cannot be read: ")

@@ -176,6 +176,14 @@ def test_rows_that_are_wrong_are_named_and_the_others_count(table: pa.Table, pro
     assert named.startswith(problem)
 
 
+def test_a_long_text_in_many_rows_costs_no_memory(tmp_path: Path) -> None:
+    rows = 300
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 2_000_000]))
+    table = post(["a"] * rows, [1] * rows).set_column(0, "prediction_id", long)
+    labels, found = read(tmp_path, table, post(["b"], [0]))
+    assert (labels.unidentified, labels.foreign, found) == (rows, (), {"b": (0, 0)})
+
+
 def test_files_of_another_schema_are_named_and_the_others_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +235,23 @@ def test_labels_of_the_spine_are_compared_and_do_not_count(tmp_path: Path) -> No
         "1 labels are not those of the spine for the same keys and time: ids a; training and gates use those of the "
         "spine"
     )
+
+
+def test_a_label_that_the_spine_has_of_any_horizon_is_its_own(tmp_path: Path) -> None:
+    """Rows of a forecast have the same keys and time, and labels of their own."""
+    times, actual = [START] * 3 + [START + timedelta(minutes=1)] * 2, [0, 1, None, 0, None]
+    spine = write_log(
+        tmp_path / "spine.parquet",
+        pa.table({"event_timestamp": pa.array(times, INSTANT), "pond": ["a"] * 5, "full": actual}),
+    )
+    labels, _ = read(tmp_path, post(["a", "b"], [1, 1]), spine=spine)
+    assert labels.of_spine_ids == ("b",)
+
+
+def test_weights_of_one_time_that_differ_are_a_contradiction(tmp_path: Path) -> None:
+    table = post(["a", "a", "b", "b"], [1, 1, 0, 0], amount=[1.0, 2.0, 3.0, 3.0])
+    labels, rows = read(tmp_path, table, model=spec(weight="amount"))
+    assert (labels.contradictory, rows) == (1, {"b": (0, 0)})
 
 
 def test_classes_weights_and_numbers_have_their_own_columns(tmp_path: Path) -> None:
