@@ -40,7 +40,13 @@ _RUN_VARIABLE = "EVERGREEN_ATTEMPT_RUN"
 _TEAM_VARIABLE = "EVERGREEN_ATTEMPT_TEAM"
 _ALLOCATION_VARIABLE = "EVERGREEN_ATTEMPT_ALLOCATION"
 
-_INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+THREAD_VARIABLES = {"GOMP_SPINCOUNT": "1000"}
+"""Threads of OpenMP (XGBoost, LightGBM, PyTorch) wait for one another in a loop of 300,000 turns by default. Where other
+processes want the same cores, most of their time goes into that (`benchmarks/shared_cores.py`)."""
+_INHERITED_VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"),
+    *THREAD_VARIABLES,
+)
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 log = logging.getLogger(__name__)
@@ -110,7 +116,7 @@ def trainer_environment() -> dict[str, str]:
         variable_name("project"): str(settings().project),
         variable_name("models"): os.pathsep.join(map(str, settings().models)),
     }
-    return inherited | models | {"PYTHONPATH": os.pathsep.join(path)}
+    return THREAD_VARIABLES | inherited | models | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 def read_attempts(job_folder: UPath, max_attempts: int = MAX_ATTEMPTS) -> list[Attempt]:

@@ -146,6 +146,13 @@ def test_missing_or_invalid_job_is_bad_config(tmp_path: Path, text: str | None) 
     assert "no training job can be read" in process.stdout
 
 
+def test_threads_wait_as_long_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert trainer_environment()["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "infinity")
+    assert trainer_environment()["GOMP_SPINCOUNT"] == "infinity"
+
+
 def test_attempt_imports_only_what_it_needs() -> None:
     code = "import sys, evergreen.training.__main__; print(*sorted(sys.modules))"
     process = subprocess.run(

@@ -14,7 +14,12 @@ import yaml
 from evergreen.errors import Fault, SpecError
 from evergreen.settings import PodSettings
 from evergreen.spec.model import ModelSpec
-from evergreen.training.attempt import ATTEMPT_ID_VARIABLE, ResourceAllocation, attempt_environment
+from evergreen.training.attempt import (
+    ATTEMPT_ID_VARIABLE,
+    THREAD_VARIABLES,
+    ResourceAllocation,
+    attempt_environment,
+)
 from evergreen.training.job import Job
 
 TRAINER_CONTAINER = "trainer"
@@ -145,6 +150,7 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
         limits[_GPU_RESOURCE] = str(resources.gpu)
     variables = {
         **attempt_environment(dag_run, model.owner, ResourceAllocation.from_resources(resources, spot=spot)),
+        **THREAD_VARIABLES,
         "HOME": "/tmp",  # noqa: S108 - libraries cache their compiled kernels there, and all else is read-only
         # Where NVIDIA's runtime is the default, a container that asks for no GPU would see all of them.
         **({} if resources.gpu else {"NVIDIA_VISIBLE_DEVICES": "void"}),

@@ -114,6 +114,11 @@ def test_no_gpu_is_visible_without_a_request(manifest: Callable[..., dict[str, A
     assert "NVIDIA_VISIBLE_DEVICES" not in variables(gpu=1)
 
 
+def test_threads_wait_without_using_up_the_cores_of_a_pod(manifest: Callable[..., dict[str, Any]]) -> None:
+    [container] = manifest()["spec"]["containers"]
+    assert {"name": "GOMP_SPINCOUNT", "value": "1000"} in container["env"]
+
+
 def test_gpu_type_selects_nodes_by_label(manifest: Callable[..., dict[str, Any]]) -> None:
     spec = manifest(gpu=1, gpu_type="NVIDIA-L4", node_selector={"zone": "a"}, gpu_type_label="gpu/kind")["spec"]
     assert spec["nodeSelector"] == {"gpu/kind": "NVIDIA-L4", "zone": "a"}
