@@ -41,8 +41,8 @@ _TEAM_VARIABLE = "EVERGREEN_ATTEMPT_TEAM"
 _ALLOCATION_VARIABLE = "EVERGREEN_ATTEMPT_ALLOCATION"
 
 THREAD_VARIABLES = {"GOMP_SPINCOUNT": "1000"}
-"""Threads of OpenMP (XGBoost, LightGBM, PyTorch) wait for one another in a loop of 300,000 turns by default. Where other
-processes want the same cores, most of their time goes into that (`benchmarks/shared_cores.py`)."""
+"""Threads of OpenMP (XGBoost, LightGBM, PyTorch) wait for one another in a loop of 300,000 turns by default. Where
+other processes want the same cores, most of their time goes into that (`benchmarks/shared_cores.py`)."""
 _INHERITED_VARIABLES = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"),
     *THREAD_VARIABLES,
