@@ -288,6 +288,18 @@ def example_inputs(
         raise StaleFeaturesError(f"{model.name} as of {window.end}: features differ from the newest period's", faults)
     return {
         "as_of": window.end,
+        **spec_inputs(model, window, periods),
+        "features": _contents(published[period] for period in window.periods if period in published),
+        "earlier_features": _contents(manifest for period, manifest in published.items() if period < window.start),
+        "definitions": _view_definitions(model),
+        "known_before": window.as_of.isoformat(),
+        "code": training_set_code(),
+    }
+
+
+def spec_inputs(model: ModelSpec, window: Window, periods: TrainingPeriods) -> dict[str, Any]:
+    """Return what examples depend on of the spec and of the window."""
+    return {
         "start": window.start,
         "train_end": periods.train_end,
         "holdout": periods.holdout_start,
@@ -295,11 +307,6 @@ def example_inputs(
         "label": model.label,
         "service": model.feature_service,
         "feature_model": model.feature_model,
-        "features": _contents(published[period] for period in window.periods if period in published),
-        "earlier_features": _contents(manifest for period, manifest in published.items() if period < window.start),
-        "definitions": _view_definitions(model),
-        "known_before": window.as_of.isoformat(),
-        "code": training_set_code(),
     }
 
 

@@ -22,7 +22,6 @@ from evergreen.spec.model import ModelSpec
 from evergreen.training import candidates
 from evergreen.window import RunReason, Window
 
-_RANGE_FIELDS = ("start", "train_end", "holdout", "holdout_end", "label", "service", "feature_model", "weight")
 _OTHER_GATES = "the gates have changed, or what they measure by"
 _GONE = "what it was made from is not published any more: another run has replaced it, or maintenance has removed it"
 
@@ -91,17 +90,8 @@ def _training_set_changes(model: ModelSpec, training_set: datasets.Manifest) -> 
     used = training_set.inputs
     window = _window(model, used["as_of"])
     periods = training_sets.TrainingPeriods.from_window(model, window)
-    current = {
-        "start": window.start,
-        "train_end": periods.train_end,
-        "holdout": periods.holdout_start,
-        "holdout_end": periods.holdout_end,
-        "label": model.label,
-        "service": model.feature_service,
-        "feature_model": model.feature_model,
-        "weight": model.weight,
-    }
-    recorded = {name: used.get(name) for name in _RANGE_FIELDS}
+    current = {**training_sets.spec_inputs(model, window, periods), "weight": model.weight}
+    recorded = {name: used.get(name) for name in current}
     yield from describe_parameter_differences(recorded, current, "training_set")
     yield from describe_parameter_differences(used["definitions"], read_declared_inputs(model).views, "views")
     yield from describe_code_differences(used["code"], training_sets.training_set_code())
