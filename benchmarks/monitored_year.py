@@ -215,7 +215,8 @@ def main() -> None:
     end = CALENDAR.shift(arguments.until, 1)
     days = list(CALENDAR.periods_between(FIRST, end))
     later = CALENDAR.periods_between(CALENDAR.shift(arguments.as_of, 1), end)
-    monitored = [day for day in later if date.fromisoformat(day).weekday() == FRIDAY]
+    weeks_of = [day for day in later if date.fromisoformat(day).weekday() == FRIDAY]
+    monitored = [day for day in weeks_of if CALENDAR.shift(day, WEEK) <= end]  # a run is of whole weeks
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-")) / "home"
     if arguments.lake:
         shutil.copytree(arguments.lake, home / "lake", ignore=shutil.ignore_patterns("_staging", *LATER))

@@ -32,7 +32,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -199,6 +199,22 @@ def _pull_rows(
             yield from read_batches(rows, memory_limit=memory, threads=_PULL_THREADS, temp_directory=scratch)
 
     return AsofRetrievalJob(lambda: pa.concat_tables(read_batches(_PULLED_ROWS)), read_batches=read_in_limits)
+
+
+def earliest_timestamp(config: RepoConfig, source: DataSource) -> datetime | None:
+    """Return the first event timestamp of a source; None if it has no row with one.
+
+    Raises:
+        RetrievalError: see `SourceFiles.relation`.
+    """
+    with _connect_duckdb(config) as con:
+        files = SourceFiles.find(con, source, config)
+        if not files.schemas:
+            return None
+        relation = files.relation(source.name, [], [source.timestamp_field])
+        event_ts = f"CAST({quote_name(source.timestamp_field)} AS TIMESTAMPTZ)"
+        [[microseconds]] = con.sql(f"SELECT epoch_us(min({event_ts})) FROM {relation}").fetchall()
+    return None if microseconds is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
 
 
 class AsofOfflineStore(OfflineStore):

@@ -14,7 +14,7 @@ fingerprint as a marker; a store that was emptied or restored from a backup does
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -28,8 +28,8 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 from pydantic import Field
 
-from evergreen.errors import Fault, FeatureError, SpecError, StaleFeaturesError
-from evergreen.feature_store.offline_store import RetrievalError
+from evergreen.errors import EvergreenError, Fault, FeatureError, SpecError, StaleFeaturesError
+from evergreen.feature_store.offline_store import RetrievalError, earliest_timestamp
 from evergreen.feature_store.online_encoding import OnlineColumn
 from evergreen.feature_store.online_writes import OnlineRows, write_online_rows
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
@@ -141,17 +141,30 @@ def _materialize_until(
         log.info("materializing %s: from %s until %s", ", ".join(view_names), start, watermark)
         _write_state(dataset, _MaterializationState(watermark=watermark))
         read = _periods_to_read(model, calendar, start, watermark)
-        with restrict_partitions([datasets.period_partition(period) for period in read]):
-            try:
+        try:
+            if start != min(periods):
+                start = max(min(periods), _first_period_that_changes(store, views, calendar, start, periods))
+                read = _periods_to_read(model, calendar, start, watermark)
+            with restrict_partitions([datasets.period_partition(period) for period in read]):
                 for view in views:
                     # Feast includes both ends. The watermark itself belongs to a period that is not in the state.
                     _write_view(store, view, calendar.start(start), watermark - _MICROSECOND)
-            except (RetrievalError, FeatureError) as error:
-                _raise_if_stale(model, read, error)
-                raise
+        except (RetrievalError, FeatureError) as error:
+            _raise_if_stale(model, read, error)
+            raise
         write_online_marker(store, name, target.fingerprint)
         _write_state(dataset, target)
     return {"start": start, "end": calendar.shift(calendar.period_at(watermark - _MICROSECOND), 1)}
+
+
+def _first_period_that_changes(
+    store: FeatureStore, views: Sequence[FeatureView], calendar: Calendar, start: str, periods: Collection[str]
+) -> str:
+    """Return `start`, or an earlier period that rows of `periods` from `start` on say something about."""
+    unwritten = [datasets.period_partition(period) for period in periods if period >= start]
+    with restrict_partitions(unwritten):
+        earliest = [earliest_timestamp(store.config, view.batch_source) for view in views if view.batch_source]
+    return min([start, *(calendar.period_at(timestamp) for timestamp in earliest if timestamp)])
 
 
 def _periods_to_read(model: ModelSpec, calendar: Calendar, start: str, watermark: datetime) -> list[str]:
@@ -165,7 +178,10 @@ def _periods_to_read(model: ModelSpec, calendar: Calendar, start: str, watermark
 
 def _raise_if_stale(model: ModelSpec, periods: Sequence[str], error: RetrievalError | FeatureError) -> None:
     """Raise a StaleFeaturesError that says so instead of `error`, if some of these published periods are stale."""
-    stale = find_stale_features(model, published_manifests(model, periods))
+    try:
+        stale = find_stale_features(model, published_manifests(model, periods))
+    except (EvergreenError, ImportError):  # `error` is what is to be known
+        return
     if not stale.periods:
         return
     count = f"{len(stale.periods)} of the {len(stale.published)} {stale.calendar.unit}s that it reads are stale"

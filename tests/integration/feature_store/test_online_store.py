@@ -111,6 +111,16 @@ def test_removed_row_is_replaced_by_the_one_before(ponds: ModelSpec) -> None:
     assert online_store.materialize_features(ponds, window(10)) == {}
 
 
+def test_a_new_day_may_say_something_about_earlier_ones(ponds: ModelSpec) -> None:
+    """What it says is served, unless a newer row of the same key is there."""
+    publish(7, 9)
+    publish(8, values={("z", 12): 8.5})
+    online_store.materialize_features(ponds, window(10))
+    publish(10, values={("y", -20): 9.5, ("z", -45): 0.5})  # hours before the day
+    assert online_store.materialize_features(ponds, window(11)) == span(8, 11)
+    assert (read("a"), read("y"), read("z")) == (10.23, 9.5, 8.5)
+
+
 @pytest.mark.parametrize("end", [9, 10], ids=["older window", "same window"])
 def test_late_day_fills_its_gap(ponds: ModelSpec, end: int) -> None:
     publish(7, 9)
