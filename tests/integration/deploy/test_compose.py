@@ -22,7 +22,7 @@ case "$*" in
     'volume inspect'*) [[ -e $STATE/volume ]] ;;
     'ps --all'*) echo migrate ;;
     'ps '*) [[ ! -e $STATE/running ]] || echo running ;;
-    wait*) cat "$STATE/exit" 2>/dev/null || echo 0 ;;
+    inspect*) echo "exited $(cat "$STATE/exit" 2>/dev/null || echo 0)" ;;
     'compose up'*) [[ ! -e $STATE/broken ]] ;;
     'compose logs'*) echo 'nothing was migrated: 1 fault' ;;
     version) [[ ! -e $STATE/silent ]] ;;
