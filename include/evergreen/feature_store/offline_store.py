@@ -80,6 +80,9 @@ _PACKED_RANK = f"epoch_us(event_ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_inde
 # To pull rows: beyond these limits DuckDB writes to disk, but for what it needs of each column.
 _PULL_MEMORY_MB, _PULL_MEMORY_MB_PER_COLUMN, _PULL_THREADS = 256, 8, "4"
 _PULLED_ROWS = 2**20
+_RANGE_ROWS = 2**21  # of keys that are pulled at a time
+_SAMPLED_ROWS = 20_000  # to find the ranges
+_WHOLE_TYPES = ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger")
 
 _SUPPORTED = {column_type.arrow for column_type in SUPPORTED_TYPES.values()}
 FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
@@ -87,7 +90,7 @@ FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
 _JOINS_AT_ONCE, _INTERRUPT_S = 2, 0.1
-_FEW_ENTITY_ROWS = 150_000  # which are ranked sooner than a thousand files are opened to count their rows
+_FEW_ENTITY_ROWS = 500_000  # which are ranked sooner than a thousand files are opened to count their rows
 _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
 # Lists of files that DuckDB reads with the same columns; some are in names of folders, such as `day=2013-01-01/`, and
 # have the type that the value there can have.
@@ -144,9 +147,9 @@ class AsofRetrievalJob(RetrievalJob):
     full_feature_names: bool = False
     on_demand_feature_views: list[OnDemandFeatureView] = field(default_factory=list)
     metadata: RetrievalMetadata | None = None
-    read_batches: Callable[[int], Iterator[pa.Table]] | None = None
+    read_batches: Callable[[int, bool], Iterator[pa.Table]] | None = None
     """Returns the rows of the table in tables of about so many, the first without rows, in memory that does not grow
-    with their number."""
+    with their number; with True, in the order of the keys' bytes in an online store."""
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         if timeout is not None:
@@ -178,7 +181,7 @@ def _pull_rows(
     instants = [name for name in dict.fromkeys((timestamp_field, created_timestamp_column)) if name]
     values = [name for name in dict.fromkeys((*join_key_columns, *feature_name_columns)) if name not in instants]
 
-    def read_batches(rows: int, **limits: str) -> Iterator[pa.Table]:
+    def read_batches(rows: int, by_key: bool = False, in_key_order: bool = False, **limits: str) -> Iterator[pa.Table]:
         latest_by = join_key_columns if latest_only else None
         with _connect_duckdb(config, **limits) as con:
             files = SourceFiles.find(con, data_source, config)
@@ -187,16 +190,22 @@ def _pull_rows(
                 yield pa.schema(types).empty_table()
                 return
             relation = files.relation(data_source.name, values, instants)
-            query = _pull_query(relation, values, instants, (start_date, end_date), latest_by)
-            reader = con.sql(query).to_arrow_reader(rows)
-            yield reader.schema.empty_table()
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
+            key = _online_key(join_key_columns, _column_types(con, relation)) if by_key else []
+            for number, key_range in enumerate(_split_keys(con, relation, key)):
+                query = _pull_query(relation, values, instants, (start_date, end_date), latest_by, key_range)
+                if key and in_key_order:
+                    query += f"\nORDER BY {', '.join(key)}"
+                reader = con.sql(query).to_arrow_reader(rows)
+                if number == 0:
+                    yield reader.schema.empty_table()
+                for batch in reader:
+                    yield pa.Table.from_batches([batch])
 
-    def read_in_limits(rows: int) -> Iterator[pa.Table]:
+    def read_in_limits(rows: int, in_key_order: bool) -> Iterator[pa.Table]:
         memory = f"{_PULL_MEMORY_MB + _PULL_MEMORY_MB_PER_COLUMN * len(values)}MB"
         with tempfile.TemporaryDirectory(prefix="evergreen-") as scratch:
-            yield from read_batches(rows, memory_limit=memory, threads=_PULL_THREADS, temp_directory=scratch)
+            limits = {"memory_limit": memory, "threads": _PULL_THREADS, "temp_directory": scratch}
+            yield from read_batches(rows, True, in_key_order, **limits)
 
     return AsofRetrievalJob(lambda: pa.concat_tables(read_batches(_PULLED_ROWS)), read_batches=read_in_limits)
 
@@ -722,8 +731,12 @@ def _pull_query(
     instants: Sequence[str],
     span: tuple[datetime | None, datetime | None],
     latest_by: Sequence[str] | None = None,
+    condition: str = "",
 ) -> str:
-    """Return the query for the rows of the `span` by the first of `instants`; with `latest_by`, the newest per key."""
+    """Return the query for the rows of the `span` by the first of `instants`; with `latest_by`, the newest per key.
+
+    A `condition` has to be true of all rows of a key, or of none.
+    """
     quoted = {name: quote_name(name) for name in [*values, *instants, *(latest_by or ())]}
     timestamps = [f"CAST({quoted[name]} AS TIMESTAMPTZ) AS {quoted[name]}" for name in instants]
     query = f"SELECT {_LIST.join([*(quoted[name] for name in values), *timestamps])}\nFROM {relation}"
@@ -732,8 +745,8 @@ def _pull_query(
         for operator, bound in zip((">=", "<="), span, strict=True)
         if bound
     ]
-    if bounds:
-        query += f"\nWHERE {_AND.join(bounds)}"
+    if conditions := [*bounds, *([condition] if condition else [])]:
+        query += f"\nWHERE {_AND.join(conditions)}"
     if latest_by is not None:
         keys = ", ".join(quoted[key] for key in latest_by) or "NULL"
         newest_first = [
@@ -742,6 +755,46 @@ def _pull_query(
         ]
         query += f"\nQUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {', '.join(newest_first)}) = 1"
     return query
+
+
+def _online_key(columns: Sequence[str], types: Mapping[str, str]) -> list[str]:
+    """Return terms whose order is that of the keys' bytes in Feast's online stores.
+
+    Those have the length of a text before it, and of a number the lowest byte first.
+    """
+    terms = []
+    for name, quoted in ((name, quote_name(name)) for name in columns):
+        if types[name] in _WHOLE_TYPES:
+            number = f"CAST({quoted} AS BIGINT)"
+            swapped = (f"(CAST(({number} >> {8 * n}) & 255 AS UBIGINT) << {56 - 8 * n})" for n in range(8))
+            terms.append(" | ".join(swapped))
+        else:
+            terms += [f"strlen({quoted})", quoted] if types[name] == "varchar" else [quoted]
+    return terms
+
+
+def _split_keys(con: duckdb.DuckDBPyConnection, relation: str, key: Sequence[str]) -> Iterator[str]:
+    """Yield conditions that split the rows of a relation by ranges of `key`, in order; empty for all rows.
+
+    What DuckDB needs to compare rows of a key, and to sort keys, grows with the rows, whatever its limit is.
+    """
+    rows = con.sql(f"SELECT count(*) FROM {relation}").fetchall()[0][0] if key else 0
+    ranges = math.ceil(rows / _RANGE_ROWS)
+    if ranges < 2:
+        yield ""
+        return
+    value = f"struct_pack({', '.join(f'term_{number} := {term}' for number, term in enumerate(key))})"
+    con.execute(f"CREATE TEMP TABLE sampled AS SELECT {value} AS key FROM {relation} USING SAMPLE {_SAMPLED_ROWS} ROWS")
+    con.execute(
+        "CREATE TEMP TABLE ends AS SELECT DISTINCT max(key) AS key "
+        f"FROM (SELECT key, ntile({ranges}) OVER (ORDER BY key) AS number FROM sampled) GROUP BY number"
+    )
+    count = con.sql("SELECT count(*) FROM ends").fetchall()[0][0]
+    for number in range(count):
+        con.execute(f"SET VARIABLE end_{number} = (SELECT key FROM ends ORDER BY key LIMIT 1 OFFSET {number})")
+        is_after = f"{value} > getvariable('end_{number - 1}')" if number else "true"
+        is_before_end = f"{value} <= getvariable('end_{number}')" if number < count - 1 else "true"
+        yield f"CASE WHEN {is_after} THEN {is_before_end} ELSE false END"  # DuckDB has no BETWEEN for structs
 
 
 @dataclass(frozen=True)

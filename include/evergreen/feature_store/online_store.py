@@ -30,6 +30,7 @@ from pydantic import Field
 
 from evergreen.errors import EvergreenError, Fault, FeatureError, SpecError, StaleFeaturesError
 from evergreen.feature_store.offline_store import RetrievalError, earliest_timestamp
+from evergreen.feature_store.online_backends import online_backend
 from evergreen.feature_store.online_encoding import OnlineColumn
 from evergreen.feature_store.online_writes import OnlineRows, write_online_rows
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
@@ -39,6 +40,7 @@ from evergreen.features.staleness import find_stale_features
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
+from evergreen.settings import settings
 from evergreen.spec import Frozen
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -204,7 +206,8 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
     provider, source = get_provider(store.config), view.batch_source
     assert source is not None  # _online_views takes no others
     raw_names = {mapped: raw for raw, mapped in source.field_mapping.items()}
-    keys = {column.name: column.dtype for column in view.entity_columns if column.name != DUMMY_ENTITY_ID}
+    entity_columns = sorted(view.entity_columns, key=lambda column: column.name)  # as in an encoded key
+    keys = {column.name: column.dtype for column in entity_columns if column.name != DUMMY_ENTITY_ID}
     features = {column.name: column.dtype for column in view.features}
     job = provider.offline_store.pull_latest_from_table_or_query(
         store.config,
@@ -218,14 +221,15 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
     )
     columns = {name: SUPPORTED_TYPES[str(dtype)] for name, dtype in {**keys, **features}.items()}
     types = {name: column.arrow for name, column in columns.items()}
-    batches = _read_batches(job, source)
+    batches = _read_batches(store.project, job, source)
     first = next(batches)
     if any(str(first.schema.field(name).type) != arrow_type for name, arrow_type in types.items()):
         if problems := find_cast_problems(chain([first], batches), types):
             fix = "build its periods again, or declare another type"
             faults = [Fault(f"{view.name}.{name}", problem, fix) for name, problem in problems.items()]
             raise FeatureError(f"features of {store.project}", faults)
-        batches = _read_batches(job, source)  # once more: nothing is written before all of it has been seen
+        # Once more: nothing is written before all of it has been seen.
+        batches = _read_batches(store.project, job, source)
     for batch in batches:
         table, _ = cast_columns(batch, types)
         table = table.filter(pc.field(source.timestamp_field).is_valid())
@@ -238,9 +242,10 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
         write_online_rows(store, view, OnlineRows(key_columns, table[source.timestamp_field], values))
 
 
-def _read_batches(job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
+def _read_batches(project: str, job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
     """Return the rows of a retrieval with the names that its view has for them; the first table has no rows."""
-    for table in read_table_in_batches(job, _BATCH_ROWS):
+    in_key_order = online_backend(settings().online_store.get_secret_value(), project).wants_key_order
+    for table in read_table_in_batches(job, _BATCH_ROWS, in_key_order):
         yield table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
 
 

@@ -61,13 +61,14 @@ def read_table(job: RetrievalJob) -> pa.Table:
     return text_as_strings(job.to_arrow())
 
 
-def read_table_in_batches(job: RetrievalJob, rows: int) -> Iterator[pa.Table]:
+def read_table_in_batches(job: RetrievalJob, rows: int, in_key_order: bool = False) -> Iterator[pa.Table]:
     """Return the rows of `read_table` in tables of about `rows`; the first has none.
 
-    Of a store that is not Evergreen's all rows are in memory.
+    The order is that of the keys' bytes in an online store, if asked for. Of a store that is not Evergreen's all rows
+    are in memory, in its order.
     """
     if stream := getattr(job, "read_batches", None):
-        yield from map(text_as_strings, stream(rows))
+        yield from map(text_as_strings, stream(rows, in_key_order))
         return
     table = read_table(job)
     yield table.slice(0, 0)

@@ -18,9 +18,9 @@ from datetime import date
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from evergreen.errors import DatasetError, first_line, validation_problem
+from evergreen.errors import DatasetError, first_line
 from evergreen.features.inputs import published_periods
 from evergreen.gates.verdict import NotComputedError
 from evergreen.ingest.databases import open_database, quote_text
@@ -33,6 +33,7 @@ from evergreen.monitoring.effect_sizes import FloatValues
 from evergreen.monitoring.expected_metrics import estimate_problem, expected_sums
 from evergreen.monitoring.matured import describe_metrics, monitored_gates
 from evergreen.monitoring.performance import DailyMetric
+from evergreen.monitoring.period_records import publish_record, read_record
 from evergreen.monitoring.record import EstimateRecord
 from evergreen.monitoring.served_periods import PREDICTIONS_FILE, read_served_period
 from evergreen.monitoring.served_reference import serving_dataset
@@ -142,10 +143,8 @@ def estimate_new(
                 sums=sums,
                 problems=failed,
             )
-            partition, fingerprint = datasets.period_partition(period), compute_fingerprint(inputs)
-            file = dataset.stage(partition, fingerprint) / f"{_ESTIMATE}.json"
-            file.write_text(estimate.model_dump_json(indent=1) + "\n")
-            dataset.publish(partition, fingerprint, {_ESTIMATE: file}, inputs)
+            text = estimate.model_dump_json(indent=1)
+            publish_record(dataset, datasets.period_partition(period), _ESTIMATE, text, inputs)
         except Exception as error:  # of any class: files of the lake
             log.warning("%s cannot be estimated", period, exc_info=error)
             problems.append(f"estimates: {period}: {first_line(error)}")
@@ -172,11 +171,9 @@ def collect_estimates(
             manifest = dataset.manifest(name)
             if manifest is None or manifest.inputs["champion"] != tenure.content:
                 continue
-            text = dataset.file_path(manifest, _ESTIMATE).read_bytes()
-            estimate = EstimatedPeriod.model_validate_json(text)
-        except (DatasetError, OSError, KeyError, ValidationError) as error:
-            text_of = validation_problem(error) if isinstance(error, ValidationError) else first_line(error)
-            unreadable.append(f"estimates: {name} cannot be read: {text_of}")
+            estimate = read_record(dataset, manifest, _ESTIMATE, EstimatedPeriod)
+        except (DatasetError, OSError, KeyError) as error:
+            unreadable.append(f"estimates: {name} cannot be read: {first_line(error)}")
             continue
         contents[period] = manifest.content_hash
         if estimate.left_out:

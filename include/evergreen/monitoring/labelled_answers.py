@@ -24,9 +24,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from evergreen.errors import DatasetError, EvergreenError, first_line, validation_problem
+from evergreen.errors import DatasetError, EvergreenError, first_line
 from evergreen.evaluation.row_files import predictions_array, predictions_type, write_column
 from evergreen.features.inputs import features_dataset, published_manifests
 from evergreen.gates.evidence import Evidence, MissingEvidence
@@ -40,6 +40,7 @@ from evergreen.monitoring.daily_metrics import add_sums, metric_of_sums, sum_row
 from evergreen.monitoring.matured import NOT_FINITE, describe_metrics, metrics_code, monitored_gates
 from evergreen.monitoring.matured_days import EARLIER_TIME
 from evergreen.monitoring.performance import DailyMetric
+from evergreen.monitoring.period_records import publish_record, read_record
 from evergreen.monitoring.period_rows import read_row_evidence
 from evergreen.monitoring.posted_labels import (
     LABELS_FOLDER,
@@ -210,10 +211,9 @@ def collect_labelled(model: ModelSpec, tenure: ChampionTenure, problems: Sequenc
             manifest = dataset.manifest(name)
             if manifest is None:
                 continue
-            item = LabelledPeriod.model_validate_json(dataset.file_path(manifest, _FILE).read_bytes())
-        except (DatasetError, OSError, KeyError, ValidationError) as error:
-            text = validation_problem(error) if isinstance(error, ValidationError) else first_line(error)
-            messages.append(f"{_PREFIX}: {name} cannot be read: {text}")
+            item = read_record(dataset, manifest, _FILE, LabelledPeriod)
+        except (DatasetError, OSError) as error:
+            messages.append(f"{_PREFIX}: {name} cannot be read: {first_line(error)}")
             continue
         of_now = {gate.name for gate in gates if manifest.inputs["metrics"].get(gate.name) == described[gate.name]}
         item = _select_metrics(item, of_now)
@@ -373,10 +373,7 @@ def _publish_period(
         foreign_files=len(foreign),
         problems=(*iter_label_problems(labels), *problems),
     )
-    partition, fingerprint = datasets.period_partition(period), compute_fingerprint(inputs)
-    file = dataset.stage(partition, fingerprint) / f"{_FILE}.json"
-    file.write_text(result.model_dump_json(indent=1) + "\n")
-    dataset.publish(partition, fingerprint, {_FILE: file}, inputs)
+    publish_record(dataset, datasets.period_partition(period), _FILE, result.model_dump_json(indent=1), inputs)
     log.info("%s: %s predictions have a label", period, labels.labelled)
 
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_line, validation_problem
+from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_line
 from evergreen.evaluation.collect import evaluation_dataset, load_evidence
 from evergreen.evaluation.requirements import first_metric_gate
 from evergreen.features.inputs import features_dataset, published_manifests
@@ -38,6 +38,7 @@ from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import ChampionTenure, LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.monitoring.daily_metrics import DailySums, is_of_user_code, metric_of_sums, sum_by_day, sum_rows
+from evergreen.monitoring.period_records import publish_record, read_record
 from evergreen.monitoring.period_rows import InForce, RegisteredModels, open_period
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.spec.gates import AgainstChampionGate, MetricGate
@@ -335,9 +336,9 @@ class MaturedPeriods:
             everything["failed"] = failed
         if published and earlier_performance is None:
             everything["replaces"] = published.content_hash  # which cannot be read
-        partition, fingerprint = datasets.period_partition(period), compute_fingerprint(everything)
-        text = performance.model_dump_json(indent=1)
-        self.published[period] = _publish(self._dataset, partition, fingerprint, text, everything), performance
+        text, partition = performance.model_dump_json(indent=1), datasets.period_partition(period)
+        manifest = publish_record(self._dataset, partition, _PERFORMANCE, text, everything)
+        self.published[period] = manifest, performance
         return performance
 
     def _values(self, sums: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
@@ -451,12 +452,10 @@ def measure_holdout(
         if first and not any(day >= first for day in days):
             problems.append(f"performance is not compared by {gate.name}: no day of the holdout has all horizons")
         sums[gate.name] = {day: parts for day, parts in days.items() if day >= first and day not in left_out}
-    text = json.dumps({"sums": sums, "problems": problems}, indent=1, sort_keys=True) + "\n"
+    text = json.dumps({"sums": sums, "problems": problems}, indent=1, sort_keys=True)
     if failed:
-        # They are computed again by the next run.
-        inputs["failed"] = failed
-        fingerprint = compute_fingerprint(inputs)
-    return _read_holdout(dataset, _publish(dataset, partition, fingerprint, text, inputs), metrics)
+        inputs["failed"] = failed  # they are computed again by the next run
+    return _read_holdout(dataset, publish_record(dataset, partition, _PERFORMANCE, text, inputs), metrics)
 
 
 def first_comparable_day(model: ModelSpec, gate: MetricGate, evidence: Evidence) -> str:
@@ -675,20 +674,9 @@ def _by_period(dataset: Dataset, periods: Iterable[str]) -> dict[str, Manifest]:
     return {datasets.partition_period(manifest.partition): manifest for manifest in manifests}
 
 
-def _publish(dataset: Dataset, partition: str, fingerprint: str, text: str, inputs: dict[str, Any]) -> Manifest:
-    file = dataset.stage(partition, fingerprint) / f"{_PERFORMANCE}.json"
-    file.write_text(text)
-    return dataset.publish(partition, fingerprint, {_PERFORMANCE: file}, inputs)
-
-
 def _read_performance(dataset: Dataset, manifest: Manifest, metrics: Mapping[str, Any]) -> PeriodPerformance:
     """Return what is published of a period, without the sums of what are other metrics by now."""
-    file = dataset.file_path(manifest, _PERFORMANCE)
-    try:
-        performance = PeriodPerformance.model_validate_json(file.read_bytes())
-    except (ValidationError, OSError) as error:
-        problem = validation_problem(error) if isinstance(error, ValidationError) else first_line(error)
-        raise DatasetError(f"{file} is damaged: {problem}: find out who can write to the lake") from None
+    performance = read_record(dataset, manifest, _PERFORMANCE, PeriodPerformance)
     sums, problems = _same_metrics(performance.sums, manifest, metrics)
     if not problems:
         return performance

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_line, validation_problem
+from evergreen.errors import DatasetError, EvergreenError, ScoringError, first_line
 from evergreen.features.inputs import features_dataset, published_manifests
 from evergreen.gates.judged_rows import open_rows
 from evergreen.gates.verdict import NotComputedError
@@ -40,6 +40,7 @@ from evergreen.monitoring.matured import (
     read_labels,
 )
 from evergreen.monitoring.paired_days import PairedDays
+from evergreen.monitoring.period_records import publish_record, read_record
 from evergreen.monitoring.period_rows import RegisteredModels, open_pair
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen, Period
@@ -206,10 +207,7 @@ def _measure(
         )
     partition = _partition(pair, period)
     everything = {**inputs, **common, "labels": labels._asdict()}
-    fingerprint = compute_fingerprint(everything)
-    file = dataset.stage(partition, fingerprint) / f"{_FILE}.json"
-    file.write_text(performance.model_dump_json(indent=1))
-    dataset.publish(partition, fingerprint, {_FILE: file}, everything)
+    publish_record(dataset, partition, _FILE, performance.model_dump_json(indent=1), everything)
     return performance
 
 
@@ -221,9 +219,4 @@ def _read(dataset: Dataset, manifest: Manifest, metric: Mapping[str, Any]) -> Pa
     """
     if manifest.inputs["metric"] != metric:
         raise DatasetError("it was measured by another metric, and its features have expired")
-    file = dataset.file_path(manifest, _FILE)
-    try:
-        return PairedPerformance.model_validate_json(file.read_bytes())
-    except (ValidationError, OSError) as error:
-        problem = validation_problem(error) if isinstance(error, ValidationError) else first_line(error)
-        raise DatasetError(f"{file} is damaged: {problem}: find out who can write to the lake") from None
+    return read_record(dataset, manifest, _FILE, PairedPerformance)
