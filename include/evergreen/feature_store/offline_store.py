@@ -80,7 +80,7 @@ _PACKED_RANK = f"epoch_us(event_ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_inde
 # To pull rows: beyond these limits DuckDB writes to disk, but for what it needs of each column.
 _PULL_MEMORY_MB, _PULL_MEMORY_MB_PER_COLUMN, _PULL_THREADS = 256, 8, "4"
 _PULLED_ROWS = 2**20
-_RANGE_ROWS = 2**21  # of keys that are pulled at a time
+_RANGE_ROWS = 2**20  # of keys that are pulled at a time
 _SAMPLED_ROWS = 20_000  # to find the ranges
 _WHOLE_TYPES = ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger")
 

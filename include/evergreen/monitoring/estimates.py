@@ -33,7 +33,7 @@ from evergreen.monitoring.effect_sizes import FloatValues
 from evergreen.monitoring.expected_metrics import estimate_problem, expected_sums
 from evergreen.monitoring.matured import describe_metrics, monitored_gates
 from evergreen.monitoring.performance import DailyMetric
-from evergreen.monitoring.period_records import publish_record, read_record
+from evergreen.monitoring.period_records import publish_period_record, read_period_manifests, read_period_record
 from evergreen.monitoring.record import EstimateRecord
 from evergreen.monitoring.served_periods import PREDICTIONS_FILE, read_served_period
 from evergreen.monitoring.served_reference import serving_dataset
@@ -98,8 +98,9 @@ def estimate_new(
     dataset, described = estimates_dataset(model.name), describe_metrics(model)
     metrics = {gate.name: described[gate.name] for gate in gates}
     code = code_of(("evergreen.monitoring.expected_metrics", "evergreen.monitoring.estimates"), ("duckdb", "numpy"))
+    predicted, damaged = _find_predictions(model, tenure, end)
     due = {}
-    for period, (source, predictions, manifest) in _find_predictions(model, tenure, end).items():
+    for period, (source, predictions, manifest) in predicted.items():
         inputs = {
             "champion": tenure.content,
             # The log also says of how many rows its predictions are a sample.
@@ -108,9 +109,13 @@ def estimate_new(
             "metrics": metrics,
             "code": code,
         }
-        if dataset.find(datasets.period_partition(period), compute_fingerprint(inputs)) is None:
-            due[period] = source, predictions, manifest, inputs
-    begun, problems = clock(), list[str]()
+        try:
+            if dataset.find(datasets.period_partition(period), compute_fingerprint(inputs)) is None:
+                due[period] = source, predictions, manifest, inputs
+        except DatasetError as error:
+            damaged[period] = first_line(error)
+    problems = [f"estimates: {period}: {text}" for period, text in sorted(damaged.items())]
+    begun = clock()
     for number, period in enumerate(sorted(due, reverse=True)):
         if clock() - begun >= ESTIMATING_SECONDS:
             problems.append(f"estimates: {len(due) - number:,} more periods are estimated by the next runs")
@@ -144,7 +149,7 @@ def estimate_new(
                 problems=failed,
             )
             text = estimate.model_dump_json(indent=1)
-            publish_record(dataset, datasets.period_partition(period), _ESTIMATE, text, inputs)
+            publish_period_record(dataset, datasets.period_partition(period), _ESTIMATE, text, inputs)
         except Exception as error:  # of any class: files of the lake
             log.warning("%s cannot be estimated", period, exc_info=error)
             problems.append(f"estimates: {period}: {first_line(error)}")
@@ -171,7 +176,7 @@ def collect_estimates(
             manifest = dataset.manifest(name)
             if manifest is None or manifest.inputs["champion"] != tenure.content:
                 continue
-            estimate = read_record(dataset, manifest, _ESTIMATE, EstimatedPeriod)
+            estimate = read_period_record(dataset, manifest, _ESTIMATE, EstimatedPeriod)
         except (DatasetError, OSError, KeyError) as error:
             unreadable.append(f"estimates: {name} cannot be read: {first_line(error)}")
             continue
@@ -252,21 +257,26 @@ def _absence_reason(values: Mapping[date, float], failed: Mapping[str, str], pro
 _Predictions = tuple[Literal["batch predictions", "serving log"], Dataset, Manifest]
 
 
-def _find_predictions(model: ModelSpec, tenure: ChampionTenure, end: str) -> dict[str, _Predictions]:
-    """Return where the champion's predictions of each period are, those of batches before those of servers."""
+def _find_predictions(
+    model: ModelSpec, tenure: ChampionTenure, end: str
+) -> tuple[dict[str, _Predictions], dict[str, str]]:
+    """Return where the champion's predictions of each period are, those of batches before those of servers.
+
+    And why some cannot be read, by period.
+    """
     places: dict[str, _Predictions] = {}
     batches, logs = datasets.open_dataset(f"predictions/{model.name}"), serving_dataset(model.name)
     periods = [period for period in published_periods(model, tenure.as_of) if period < end]
-    partitions = [datasets.period_partition(period) for period in periods]
-    if logs.exists():
-        for manifest in logs.read_manifests(partitions):
-            if manifest.inputs["champion"] == tenure.content and PREDICTIONS_FILE in manifest.files:
-                places[datasets.partition_period(manifest.partition)] = "serving log", logs, manifest
-    if batches.exists():
-        for manifest in batches.read_manifests(partitions):
-            if manifest.inputs["model"]["content"] == tenure.content:
-                places[datasets.partition_period(manifest.partition)] = "batch predictions", batches, manifest
-    return {period: item for period, item in places.items() if item[2].files[PREDICTIONS_FILE].rows}
+    logged, damaged = read_period_manifests(logs, periods)
+    for period, manifest in logged.items():
+        if manifest.inputs["champion"] == tenure.content and PREDICTIONS_FILE in manifest.files:
+            places[period] = "serving log", logs, manifest
+    scored, damaged_batches = read_period_manifests(batches, periods)
+    for period, manifest in scored.items():
+        if manifest.inputs["model"]["content"] == tenure.content:
+            places[period] = "batch predictions", batches, manifest
+    places = {period: item for period, item in places.items() if item[2].files[PREDICTIONS_FILE].rows}
+    return places, damaged | damaged_batches
 
 
 def _read_predictions(dataset: Dataset, manifest: Manifest) -> tuple[FloatValues, int]:

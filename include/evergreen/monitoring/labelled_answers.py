@@ -40,7 +40,7 @@ from evergreen.monitoring.daily_metrics import add_sums, metric_of_sums, sum_row
 from evergreen.monitoring.matured import NOT_FINITE, describe_metrics, metrics_code, monitored_gates
 from evergreen.monitoring.matured_days import EARLIER_TIME
 from evergreen.monitoring.performance import DailyMetric
-from evergreen.monitoring.period_records import publish_record, read_record
+from evergreen.monitoring.period_records import publish_period_record, read_period_manifests, read_period_record
 from evergreen.monitoring.period_rows import read_row_evidence
 from evergreen.monitoring.posted_labels import (
     LABELS_FOLDER,
@@ -159,20 +159,18 @@ def measure_labelled(
     problems += [f"{_PREFIX}: {period}: they are not read: {text}" for period, text in too_large.items()]
     files = {period: items for period, items in files.items() if period not in too_large}
     dataset, served, failed = labelled_dataset(model.name), serving_dataset(model.name), dict[str, list[str]]()
-    answers = {
-        datasets.partition_period(manifest.partition): manifest
-        for manifest in (
-            served.read_manifests([datasets.period_partition(period) for period in files]) if served.exists() else []
-        )
-        if ANSWERS_FILE in manifest.files
-    }
-    if absent := [name for name in files if name not in answers and not _is_published(dataset, name, files[name])]:
+    published, damaged = read_period_manifests(dataset, files)
+    logged, damaged_logs = read_period_manifests(served, files)
+    problems += [f"{_PREFIX}: {period}: {text}" for period, text in sorted((damaged | damaged_logs).items())]
+    files = {period: items for period, items in files.items() if period not in damaged | damaged_logs}
+    answers = {name: logged[name] for name in files if name in logged and ANSWERS_FILE in logged[name].files}
+    if absent := [name for name in files if name not in answers and not _is_of(published.get(name), files[name])]:
         problems.append(
             f"{_PREFIX}: {calendar.describe(absent)}: what servers answered is not known: their log is absent, or not "
             "compared yet; a label belongs into the folder of the request's period"
         )
     features = published_manifests(model, list(answers))
-    due = _find_due_periods(model, files, answers, features)
+    due = _find_due_periods(model, files, answers, features, published)
     attempts = ComparisonAttempts(dataset, tenure.content, due)
     # The newest ones first: they are what a person asks for.
     order = sorted(sorted(due, reverse=True), key=lambda name: name in attempts.failed)
@@ -211,7 +209,7 @@ def collect_labelled(model: ModelSpec, tenure: ChampionTenure, problems: Sequenc
             manifest = dataset.manifest(name)
             if manifest is None:
                 continue
-            item = read_record(dataset, manifest, _FILE, LabelledPeriod)
+            item = read_period_record(dataset, manifest, _FILE, LabelledPeriod)
         except (DatasetError, OSError) as error:
             messages.append(f"{_PREFIX}: {name} cannot be read: {first_line(error)}")
             continue
@@ -300,6 +298,7 @@ def _find_due_periods(
     files: Mapping[str, Sequence[LogFile]],
     answers: Mapping[str, Manifest],
     features: Mapping[str, Manifest],
+    published: Mapping[str, Manifest],
 ) -> dict[str, dict[str, Any]]:
     """Return what the results of periods with answers follow from, of those that are not published like that."""
     dataset, due = labelled_dataset(model.name), dict[str, dict[str, Any]]()
@@ -318,11 +317,10 @@ def _find_due_periods(
             "metrics": metrics,
             "code": own_code,
         }
-        partition = datasets.period_partition(period)
-        published = dataset.manifest(partition)
-        if published and inputs["features"] is None and published.inputs["files"] == inputs["files"]:
-            inputs["features"] = published.inputs["features"]  # they have expired, and what they showed stays
-        if dataset.find(partition, compute_fingerprint(inputs)) is None:
+        earlier = published.get(period)
+        if earlier and inputs["features"] is None and _is_of(earlier, files[period]):
+            inputs["features"] = earlier.inputs["features"]  # they have expired, and what they showed stays
+        if dataset.find(datasets.period_partition(period), compute_fingerprint(inputs)) is None:
             due[period] = inputs
     return due
 
@@ -331,9 +329,8 @@ def _describe_files(files: Sequence[LogFile]) -> str:
     return compute_fingerprint([[file.path, file.size, file.changed_at] for file in files])
 
 
-def _is_published(dataset: Dataset, period: str, files: Sequence[LogFile]) -> bool:
-    """Return whether what these files show was published when it was known what servers had answered."""
-    published = dataset.manifest(datasets.period_partition(period))
+def _is_of(published: Manifest | None, files: Sequence[LogFile]) -> bool:
+    """Return whether these files of labels are those of what is published."""
     return published is not None and published.inputs["files"] == _describe_files(files)
 
 
@@ -373,7 +370,7 @@ def _publish_period(
         foreign_files=len(foreign),
         problems=(*iter_label_problems(labels), *problems),
     )
-    publish_record(dataset, datasets.period_partition(period), _FILE, result.model_dump_json(indent=1), inputs)
+    publish_period_record(dataset, datasets.period_partition(period), _FILE, result.model_dump_json(indent=1), inputs)
     log.info("%s: %s predictions have a label", period, labels.labelled)
 
 

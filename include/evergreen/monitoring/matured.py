@@ -38,7 +38,7 @@ from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.ledger import ChampionTenure, LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.monitoring.daily_metrics import DailySums, is_of_user_code, metric_of_sums, sum_by_day, sum_rows
-from evergreen.monitoring.period_records import publish_record, read_record
+from evergreen.monitoring.period_records import publish_period_record, read_period_record
 from evergreen.monitoring.period_rows import InForce, RegisteredModels, open_period
 from evergreen.spec import Frozen, NonEmptyStr, Period
 from evergreen.spec.gates import AgainstChampionGate, MetricGate
@@ -337,7 +337,7 @@ class MaturedPeriods:
         if published and earlier_performance is None:
             everything["replaces"] = published.content_hash  # which cannot be read
         text, partition = performance.model_dump_json(indent=1), datasets.period_partition(period)
-        manifest = publish_record(self._dataset, partition, _PERFORMANCE, text, everything)
+        manifest = publish_period_record(self._dataset, partition, _PERFORMANCE, text, everything)
         self.published[period] = manifest, performance
         return performance
 
@@ -455,7 +455,7 @@ def measure_holdout(
     text = json.dumps({"sums": sums, "problems": problems}, indent=1, sort_keys=True)
     if failed:
         inputs["failed"] = failed  # they are computed again by the next run
-    return _read_holdout(dataset, publish_record(dataset, partition, _PERFORMANCE, text, inputs), metrics)
+    return _read_holdout(dataset, publish_period_record(dataset, partition, _PERFORMANCE, text, inputs), metrics)
 
 
 def first_comparable_day(model: ModelSpec, gate: MetricGate, evidence: Evidence) -> str:
@@ -676,7 +676,7 @@ def _by_period(dataset: Dataset, periods: Iterable[str]) -> dict[str, Manifest]:
 
 def _read_performance(dataset: Dataset, manifest: Manifest, metrics: Mapping[str, Any]) -> PeriodPerformance:
     """Return what is published of a period, without the sums of what are other metrics by now."""
-    performance = read_record(dataset, manifest, _PERFORMANCE, PeriodPerformance)
+    performance = read_period_record(dataset, manifest, _PERFORMANCE, PeriodPerformance)
     sums, problems = _same_metrics(performance.sums, manifest, metrics)
     if not problems:
         return performance

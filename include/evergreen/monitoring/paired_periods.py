@@ -40,7 +40,7 @@ from evergreen.monitoring.matured import (
     read_labels,
 )
 from evergreen.monitoring.paired_days import PairedDays
-from evergreen.monitoring.period_records import publish_record, read_record
+from evergreen.monitoring.period_records import publish_period_record, read_period_record
 from evergreen.monitoring.period_rows import RegisteredModels, open_pair
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen, Period
@@ -207,7 +207,7 @@ def _measure(
         )
     partition = _partition(pair, period)
     everything = {**inputs, **common, "labels": labels._asdict()}
-    publish_record(dataset, partition, _FILE, performance.model_dump_json(indent=1), everything)
+    publish_period_record(dataset, partition, _FILE, performance.model_dump_json(indent=1), everything)
     return performance
 
 
@@ -219,4 +219,4 @@ def _read(dataset: Dataset, manifest: Manifest, metric: Mapping[str, Any]) -> Pa
     """
     if manifest.inputs["metric"] != metric:
         raise DatasetError("it was measured by another metric, and its features have expired")
-    return read_record(dataset, manifest, _FILE, PairedPerformance)
+    return read_period_record(dataset, manifest, _FILE, PairedPerformance)

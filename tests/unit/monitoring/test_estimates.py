@@ -139,6 +139,17 @@ def test_what_are_no_probabilities_is_named_and_the_rest_goes_on(tenure: Champio
     assert "is no manifest" in collect_estimates(spec(), tenure).problems[0]
 
 
+def test_a_damaged_manifest_costs_no_other_period(tenure: ChampionTenure) -> None:
+    for number in (61, 62, 63):
+        publish_batch(number, tenure.content)
+    estimate(spec(), tenure, 62)
+    for dataset, number in (("estimates", 61), ("predictions", 62)):
+        (open_dataset(f"{dataset}/{MODEL}").root / "_manifests" / f"day={day(number)}.json").write_text("{")
+    problems, found = estimate(spec(), tenure)
+    assert [problem.split(" is no manifest")[0].split(": ")[1] for problem in problems] == [day(61), day(62)]
+    assert list(found.metrics[0].values) == [date.fromisoformat(day(63))]
+
+
 def test_predictions_that_are_no_numbers_are_left_out_and_named(tenure: ChampionTenure) -> None:
     """One that a server logged as NaN costs no estimate, and the others stand for the rows that have a number."""
     publish("features", 61, {}, departures={"x": [1]})

@@ -302,6 +302,18 @@ def test_a_period_that_fails_is_named_and_comes_last(tenure: ChampionTenure, mon
     assert problems == ["posted labels: 1 more periods are judged by the next runs"]
 
 
+def test_a_damaged_manifest_costs_no_other_period(tenure: ChampionTenure) -> None:
+    for number in (61, 62, 63, 64):
+        serve(number, {tenure.content: IDS})
+        post(number, IDS, ACTUAL)
+    measure(spec(), tenure, 63)
+    for dataset, number in ((labelled_dataset(MODEL), 61), (serving_dataset(MODEL), 63)):
+        (dataset.root / "_manifests" / f"day={day(number)}.json").write_text("{")
+    problems, found = measure(spec(), tenure)
+    assert [problem.split(" is no manifest")[0].split(": ")[1] for problem in problems] == [day(61), day(63)]
+    assert [item.period for item in found.periods] == [day(62), day(64)]
+
+
 def test_the_page_shows_it_beside_matured_labels_and_the_estimate(tenure: ChampionTenure) -> None:
     serve(61, {tenure.content: IDS[:30], OTHER: IDS[30:]}, has_all_answers=False)
     post(61, IDS, ACTUAL)
