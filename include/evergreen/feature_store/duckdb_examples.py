@@ -28,7 +28,7 @@ from evergreen.feature_store.examples import (
     rename_label,
     unify_spine,
 )
-from evergreen.feature_store.offline_store import check_row_numbers, join_out_of_core
+from evergreen.feature_store.offline_store import check_row_numbers, join_out_of_core, memory_limit
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.ingest.row_groups import ROW_GROUP_ROWS
 from evergreen.periods import Calendar
@@ -106,6 +106,8 @@ class DuckDBExamples(Examples):
             columns += [f"view_{number}.feature_{i}" for i in range(len(self._views[number].features))]
             source += f" POSITIONAL JOIN view_{number}"
         numbers = [f"view_{number}.row_number" for number in tables]
+        # Rows are read once, in order, while Python writes others: half of what joined them is enough.
+        self._con.execute(f"SET memory_limit = '{memory_limit(self._con) // 2:.0f}B'")
         reader = self._con.sql(f"SELECT {', '.join([*columns, *numbers])} FROM {source}").to_arrow_reader(
             ROW_GROUP_ROWS
         )

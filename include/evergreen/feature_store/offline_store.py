@@ -149,7 +149,7 @@ class AsofRetrievalJob(RetrievalJob):
     metadata: RetrievalMetadata | None = None
     read_batches: Callable[[int, bool], Iterator[pa.Table]] | None = None
     """Returns the rows of the table in tables of about so many, the first without rows, in memory that does not grow
-    with their number; with True, in the order of the keys' bytes in an online store."""
+    with their number; with True, newest rows come in the order of their keys' bytes in an online store."""
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         if timeout is not None:
@@ -205,7 +205,7 @@ def _pull_rows(
         memory = f"{_PULL_MEMORY_MB + _PULL_MEMORY_MB_PER_COLUMN * len(values)}MB"
         with tempfile.TemporaryDirectory(prefix="evergreen-") as scratch:
             limits = {"memory_limit": memory, "threads": _PULL_THREADS, "temp_directory": scratch}
-            yield from read_batches(rows, True, in_key_order, **limits)
+            yield from read_batches(rows, latest_only, in_key_order, **limits)  # all rows come in the order of files
 
     return AsofRetrievalJob(lambda: pa.concat_tables(read_batches(_PULLED_ROWS)), read_batches=read_in_limits)
 
