@@ -28,7 +28,7 @@ from evergreen_local.progress import Progress, ProgressView, format_duration
 POLL_INTERVAL_S = 1.0
 """Seconds between two looks: each costs the API server a few hundredths of a CPU second."""
 
-_PARSE_TIMEOUT_S = 120.0
+_PARSE_TIMEOUT_S = 180.0  # more than Airflow has for one file (airflow.env)
 _MAX_ACTIVE_RUNS = 4  # of a backfill
 _MAX_CREATIONS = 10  # of backfills for the same periods: Airflow may delete one that it could not create as a whole
 
