@@ -48,14 +48,14 @@ class LiveStack(Stack):
         return said
 
     def retrain_during(self, fault: AbstractContextManager[None], task: str) -> str:
-        """What a retrain that fails says, with a fault from when this task of it runs until it has failed."""
+        """What a retrain that fails says, with a fault from when this task of it runs; empty if it does not fail."""
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch, "log")
             command = self.run("retrain", "flight_delay", log=log)
-            assert self.reaches(task, command), log.read_text()
+            if not self.reaches(task, command):
+                return ""
             with fault:
-                assert command.wait() != 0, log.read_text()
-            return log.read_text()
+                return log.read_text() if command.wait() else ""
 
     @contextmanager
     def read_only_store(self) -> Iterator[None]:

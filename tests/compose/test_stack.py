@@ -16,6 +16,11 @@ from measuring.compose import PORTS, SERVICES, DockerError, docker
 
 pytestmark = pytest.mark.compose
 
+MEASURED_AGAIN = ("monitoring/", "performance/", "serving/", "estimates/", "labelled_answers/")
+"""Datasets whose partitions say something else once more labels and logs are known."""
+WEEKS_UNTIL_PROMOTED = 6
+"""A candidate that is not promoted writes nothing in `promote`, so that nothing can be refused."""
+
 ONLINE = """
 import json
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -205,8 +210,10 @@ def test_a_wrong_password_is_told_of_before_anything_starts(
 
 @pytest.mark.parametrize("task", ["build", "train", "promote"])
 def test_refused_retrain_resumes_once_the_store_accepts(stack: LiveStack, task: str) -> None:
-    before = stack.python(STATE.read_text())
-    said = stack.retrain_during(stack.read_only_store(), task)
+    for _ in range(WEEKS_UNTIL_PROMOTED if task == "promote" else 1):
+        before = stack.python(STATE.read_text())
+        if said := stack.retrain_during(stack.read_only_store(), task):
+            break
     assert "AccessDenied" in said or "Forbidden" in said
     went_on(stack, before)
 
@@ -215,7 +222,8 @@ def went_on(stack: LiveStack, before: Any) -> None:
     """Asked for again, the retrain ends, and has lost nothing and promoted nothing twice."""
     stack.does("retrain", "flight_delay")
     after = stack.python(STATE.read_text())
-    assert before["contents"].items() <= after["contents"].items()
+    kept = {name: files for name, files in before["contents"].items() if not name.startswith(MEASURED_AGAIN)}
+    assert {name: after["contents"].get(name) for name in kept} == kept
     assert len(after["verdicts"]) == len(before["verdicts"]) + 1
     assert after["aliases"] == "right"
     assert len(set(after["promoted"])) == len(after["promoted"])
