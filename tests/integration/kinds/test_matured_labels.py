@@ -231,7 +231,7 @@ def test_late_and_contradicting_labels_revise_the_past_visibly(
     preview = preview_record(model, later(START, 6), with_performance=True)
     assert preview
     assert performances(model) == second, "a backfill changes nothing that is published"
-    monkeypatch.setattr(matured, "_publish", refuse)
+    monkeypatch.setattr(matured, "publish_period_record", refuse)
     preview_model = matured.MaturedPeriods(model, ledger.read_state(model.name), later(START, 6))
     seen_then = preview_model.measure_new(is_preview=True)
     assert seen_then[known_later].labelled == 40, "labels that were known later do not count then"
