@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -47,15 +47,14 @@ class LiveStack(Stack):
         assert code == 0, said
         return said
 
-    def retrain_during(self, fault: AbstractContextManager[None], task: str) -> str:
-        """What a retrain that fails says, with a fault from when this task of it runs; empty if it does not fail."""
+    def retrain_during(self, fault: AbstractContextManager[None], task: str) -> tuple[int, str]:
+        """Exit code and output of a retrain, with a fault from when this task of it runs, if it does, to the end."""
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch, "log")
             command = self.run("retrain", "flight_delay", log=log)
-            if not self.reaches(task, command):
-                return ""
-            with fault:
-                return log.read_text() if command.wait() else ""
+            with fault if self.reaches(task, command) else nullcontext():
+                code = command.wait()
+            return code, log.read_text()
 
     @contextmanager
     def read_only_store(self) -> Iterator[None]:

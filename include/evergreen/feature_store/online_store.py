@@ -30,17 +30,21 @@ from pydantic import Field
 
 from evergreen.errors import EvergreenError, Fault, FeatureError, SpecError, StaleFeaturesError
 from evergreen.feature_store.offline_store import RetrievalError, earliest_timestamp
-from evergreen.feature_store.online_backends import online_backend
 from evergreen.feature_store.online_encoding import OnlineColumn
 from evergreen.feature_store.online_writes import OnlineRows, write_online_rows
-from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
+from evergreen.feature_store.repository import (
+    feast_lock,
+    has_online_marker,
+    online_backend_of,
+    open_feature_store,
+    write_online_marker,
+)
 from evergreen.feature_store.retrieval import read_table_in_batches, restrict_partitions
 from evergreen.features.inputs import published_manifests, published_periods
 from evergreen.features.staleness import find_stale_features
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
-from evergreen.settings import settings
 from evergreen.spec import Frozen
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -221,7 +225,8 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
     )
     columns = {name: SUPPORTED_TYPES[str(dtype)] for name, dtype in {**keys, **features}.items()}
     types = {name: column.arrow for name, column in columns.items()}
-    batches = _read_batches(store.project, job, source)
+    in_key_order = online_backend_of(store.project).wants_key_order
+    batches = _read_batches(job, source, in_key_order)
     first = next(batches)
     if any(str(first.schema.field(name).type) != arrow_type for name, arrow_type in types.items()):
         if problems := find_cast_problems(chain([first], batches), types):
@@ -229,7 +234,7 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
             faults = [Fault(f"{view.name}.{name}", problem, fix) for name, problem in problems.items()]
             raise FeatureError(f"features of {store.project}", faults)
         # Once more: nothing is written before all of it has been seen.
-        batches = _read_batches(store.project, job, source)
+        batches = _read_batches(job, source, in_key_order)
     for batch in batches:
         table, _ = cast_columns(batch, types)
         table = table.filter(pc.field(source.timestamp_field).is_valid())
@@ -242,9 +247,8 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
         write_online_rows(store, view, OnlineRows(key_columns, table[source.timestamp_field], values))
 
 
-def _read_batches(project: str, job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
+def _read_batches(job: RetrievalJob, source: DataSource, in_key_order: bool) -> Iterator[pa.Table]:
     """Return the rows of a retrieval with the names that its view has for them; the first table has no rows."""
-    in_key_order = online_backend(settings().online_store.get_secret_value(), project).wants_key_order
     for table in read_table_in_batches(job, _BATCH_ROWS, in_key_order):
         yield table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
 

@@ -118,7 +118,7 @@ def has_online_marker(store: FeatureStore, name: str, marker: str) -> bool:
 
     An online store that was emptied, or restored from a backup, does not have the marker.
     """
-    return _online_backend(store.project).read_marker(f"{store.project}:{name}") == marker
+    return online_backend_of(store.project).read_marker(f"{store.project}:{name}") == marker
 
 
 def write_online_marker(store: FeatureStore, name: str, marker: str) -> None:
@@ -127,7 +127,7 @@ def write_online_marker(store: FeatureStore, name: str, marker: str) -> None:
     Raises:
         OnlineStoreResetError: no definitions were applied to this store, so it replaced the one that was written to.
     """
-    _online_backend(store.project).write_marker(f"{store.project}:{name}", marker)
+    online_backend_of(store.project).write_marker(f"{store.project}:{name}", marker)
 
 
 def feast_variables(feature_model: str) -> Mapping[str, str]:
@@ -136,12 +136,13 @@ def feast_variables(feature_model: str) -> Mapping[str, str]:
     return {
         "EVERGREEN_FEAST_PROJECT": feature_model,
         "EVERGREEN_FEAST_REGISTRY": current.feast_registry.get_secret_value(),
-        "EVERGREEN_FEAST_ONLINE_STORE": json.dumps(_online_backend(feature_model).feast_config()),
+        "EVERGREEN_FEAST_ONLINE_STORE": json.dumps(online_backend_of(feature_model).feast_config()),
         "EVERGREEN_FEAST_OFFLINE_STORE": _OFFLINE_STORE,
     }
 
 
-def _online_backend(feature_model: str) -> SqliteBackend | RedisBackend:
+def online_backend_of(feature_model: str) -> SqliteBackend | RedisBackend:
+    """Return the online store in use, as Feast's project of these features has it."""
     return online_backend(settings().online_store.get_secret_value(), feature_model)
 
 
@@ -181,7 +182,7 @@ def _apply_definitions(feature_model: str, file: Path, fingerprint: str) -> Feat
         store.delete_feature_service(name)
     for name in {view.name for view in store.list_all_feature_views()} - views:
         store.delete_feature_view(name)
-    _online_backend(feature_model).prepare_markers()
+    online_backend_of(feature_model).prepare_markers()
     write_online_marker(store, _DEFINITIONS_KEY, fingerprint)
     registry: Any = store.registry
     registry.set_project_metadata(store.project, _DEFINITIONS_KEY, fingerprint)
