@@ -28,7 +28,13 @@ from evergreen.feature_store.examples import (
     rename_label,
     unify_spine,
 )
-from evergreen.feature_store.offline_store import check_row_numbers, join_out_of_core, memory_limit
+from evergreen.feature_store.offline_store import (
+    check_row_numbers,
+    count_sorted_ranges,
+    join_out_of_core,
+    memory_limit,
+    split_rows,
+)
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.ingest.row_groups import ROW_GROUP_ROWS
 from evergreen.periods import Calendar
@@ -83,10 +89,16 @@ class DuckDBExamples(Examples):
     def select(self, selections: Mapping[str, Selection]) -> int:
         self._selections = selections
         conditions = " OR ".join(self._condition(selection) for selection in selections.values())
-        order = ", ".join([self._columns["event_timestamp"], *POSITION_COLUMNS])
+        selected = f"(FROM spine WHERE {conditions})"
+        order = [self._columns["event_timestamp"], *POSITION_COLUMNS]
         columns = ", ".join(self._columns.values())
-        self._con.execute(f"CREATE TABLE examples AS SELECT {columns} FROM spine WHERE {conditions} ORDER BY {order}")
-        return int(self._con.sql("SELECT count(*) FROM examples").fetchall()[0][0])
+        query = f"SELECT {columns} FROM {selected}"
+        self._con.execute(f"CREATE TABLE examples AS {query} LIMIT 0")
+        rows = int(self._con.sql(f"SELECT count(*) FROM {selected}").fetchall()[0][0])
+        ranges = count_sorted_ranges(self._con, rows, len(self._columns))
+        for condition in split_rows(self._con, selected, order, ranges):
+            self._con.execute(f"INSERT INTO examples {query} WHERE {condition or 'true'} ORDER BY {', '.join(order)}")
+        return rows
 
     def join(
         self,

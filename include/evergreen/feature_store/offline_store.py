@@ -89,6 +89,9 @@ FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
+# With this much memory DuckDB sorts as much; with twice as much, four times. Measured: with seven times this, more than
+# 80 times, and less than 100 times.
+_SORT_BYTES = 2**26
 _JOINS_AT_ONCE, _INTERRUPT_S = 2, 0.1
 _FEW_ENTITY_ROWS = 500_000  # which are ranked sooner than a thousand files are opened to count their rows
 _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
@@ -437,12 +440,31 @@ def _join_buckets(con: duckdb.DuckDBPyConnection, join: _Join, table: str, count
     if count == 1:
         con.execute(f"CREATE TABLE {table} AS {join.query()}")
         return
-    scratch = f"{table}_unordered"
+    scratch, order = f"{table}_unordered", "ORDER BY row_number"
     con.execute(f"CREATE TABLE {scratch} AS SELECT * FROM ({join.query(KeyBucket(0, count))}) LIMIT 0")
+    columns = len(con.table(scratch).columns)
+    rows = con.sql("SELECT count(*) FROM entities").fetchall()[0][0]
+    ranges = count_sorted_ranges(con, rows, columns)
+    # Of buckets in order, a range reads what it has of each, and not all of them.
+    bucket_order = f"\n{order}" if ranges > 1 else ""
     for number in range(count):
-        con.execute(f"INSERT INTO {scratch} {join.query(KeyBucket(number, count))}")
-    con.execute(f"CREATE TABLE {table} AS FROM {scratch} ORDER BY row_number")
+        con.execute(f"INSERT INTO {scratch} {join.query(KeyBucket(number, count))}{bucket_order}")
+    con.execute(f"CREATE TABLE {table} AS FROM {scratch} LIMIT 0")
+    size = max(1, math.ceil(rows / ranges))
+    for first in range(0, rows, size):
+        condition = f"row_number >= {first} AND row_number < {first + size}" if ranges > 1 else "true"
+        con.execute(f"INSERT INTO {table} FROM {scratch} WHERE {condition} {order}")
     con.execute(f"DROP TABLE {scratch}")
+
+
+def count_sorted_ranges(con: duckdb.DuckDBPyConnection, rows: int, columns: int) -> int:
+    """Return in how many ranges rows with this many columns are sorted, each of about as many rows.
+
+    DuckDB writes sorted runs to disk, and merges all of them at once, for which it holds a block of each. So what it
+    can sort grows with the square of its memory, and ends there.
+    """
+    bytes_per_row = _SORTED_ROW_BYTES + _SORTED_VALUE_BYTES * columns
+    return max(1, math.ceil(rows * bytes_per_row * _SORT_BYTES / memory_limit(con) ** 2))
 
 
 def _count_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: ViewRequest, bucket_bytes: float) -> int:
@@ -779,14 +801,23 @@ def _split_keys(con: duckdb.DuckDBPyConnection, relation: str, key: Sequence[str
     What DuckDB needs to compare rows of a key, and to sort keys, grows with the rows, whatever its limit is.
     """
     rows = con.sql(f"SELECT count(*) FROM {relation}").fetchall()[0][0] if key else 0
-    ranges = math.ceil(rows / _RANGE_ROWS)
+    yield from split_rows(con, relation, key, math.ceil(rows / _RANGE_ROWS))
+
+
+def split_rows(con: duckdb.DuckDBPyConnection, relation: str, terms: Sequence[str], ranges: int) -> Iterator[str]:
+    """Yield conditions that split the rows of a relation by ranges of `terms`, in order; empty for all rows.
+
+    There are about as many rows in each, by the order of a sample, and at most `ranges` of them.
+    """
     if ranges < 2:
         yield ""
         return
-    value = f"struct_pack({', '.join(f'term_{number} := {term}' for number, term in enumerate(key))})"
-    con.execute(f"CREATE TEMP TABLE sampled AS SELECT {value} AS key FROM {relation} USING SAMPLE {_SAMPLED_ROWS} ROWS")
+    value = f"struct_pack({', '.join(f'term_{number} := {term}' for number, term in enumerate(terms))})"
     con.execute(
-        "CREATE TEMP TABLE ends AS SELECT DISTINCT max(key) AS key "
+        f"CREATE OR REPLACE TEMP TABLE sampled AS SELECT {value} AS key FROM {relation} USING SAMPLE {_SAMPLED_ROWS} ROWS"
+    )
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE ends AS SELECT DISTINCT max(key) AS key "
         f"FROM (SELECT key, ntile({ranges}) OVER (ORDER BY key) AS number FROM sampled) GROUP BY number"
     )
     count = con.sql("SELECT count(*) FROM ends").fetchall()[0][0]
