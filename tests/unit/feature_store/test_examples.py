@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import evergreen.settings
 from evergreen.errors import SpecError
+from evergreen.feature_store import offline_store
 from evergreen.feature_store.duckdb_examples import DuckDBExamples
 from evergreen.feature_store.examples import Selection
 from evergreen.feature_store.offline_store import RetrievalError, memory_limit, open_scratch_database
@@ -101,9 +102,18 @@ FEATURE_ROWS = st.lists(st.fixed_dictionaries({"ts": SECONDS, "a": KEYS_A, "b": 
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(SPINE_ROWS, min_size=1, max_size=3), FEATURE_ROWS, st.sampled_from([None, 4000, 500]))
-def test_any_number_of_buckets_joins_as_a_loop_does(
-    config: RepoConfig, periods: list[list[Row]], features: list[Row], bucket_bytes: float | None
+@given(
+    st.lists(SPINE_ROWS, min_size=1, max_size=3),
+    FEATURE_ROWS,
+    st.sampled_from([None, 4000, 500]),
+    st.sampled_from([None, 10.0**15, 10.0**16]),
+)
+def test_any_number_of_buckets_and_sorted_ranges_joins_as_a_loop_does(
+    config: RepoConfig,
+    periods: list[list[Row]],
+    features: list[Row],
+    bucket_bytes: float | None,
+    sort_bytes: float | None,
 ) -> None:
     features = [row | {"ts": instant(row["ts"]), "v": number} for number, row in enumerate(features)]
     rows = [row | {"event_timestamp": instant(row["event_timestamp"])} for period in periods for row in period]
@@ -111,7 +121,13 @@ def test_any_number_of_buckets_joins_as_a_loop_does(
         row["row"] = number
     numbered = iter(rows)
     tables = [spine([next(numbered) for _ in period]) for period in periods]
-    with tempfile.TemporaryDirectory() as folder, open_scratch_database(config) as con:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_scratch_database(config) as con,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if sort_bytes:  # so much that a few rows are several ranges
+            patch.setattr(offline_store, "_SORT_BYTES", sort_bytes)
         file = Path(folder, "features.parquet")
         pq.write_table(pa.Table.from_pylist(features, schema=FEATURES), file)
         views = [
