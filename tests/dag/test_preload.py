@@ -44,8 +44,21 @@ def test_other_components_import_no_dags(tmp_path: Path) -> None:
         assert not imported(command, tmp_path) & {"evergreen.orchestration.dags"}, command
 
 
-def test_a_celery_worker_imports_what_is_named(tmp_path: Path) -> None:
-    code = "import sys; import evergreen.plugin.celery_worker; print('RESULT', 'colorsys' in sys.modules)"
-    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "EVERGREEN_PRELOAD": "colorsys, no.such.module"}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert run.stdout.split()[-2:] == ["RESULT", "True"]
+CELERY = """
+import sys
+import evergreen.plugin.celery_worker
+from evergreen.lake.syntax import parse_code
+parsed = parse_code.cache_info().misses
+from evergreen.lake.fingerprints import code_of
+code_of(["evergreen.monitoring.histograms"])
+print("RESULT", "tabnanny" in sys.modules, parsed, parse_code.cache_info().misses - parsed)
+"""
+
+
+@pytest.mark.parametrize("names", ["tabnanny, no.such.module", ""])
+def test_a_celery_worker_imports_what_is_named_and_parses_what_steps_hash(tmp_path: Path, names: str) -> None:
+    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "EVERGREEN_PRELOAD": names}
+    run = subprocess.run([sys.executable, "-c", CELERY], env=environment, capture_output=True, text=True, check=True)
+    is_imported, parsed, parsed_later = run.stdout.split("RESULT")[1].split()
+    assert is_imported == str(bool(names))
+    assert (int(parsed) > 100, parsed_later == "0") == ((True, True) if names else (False, False))

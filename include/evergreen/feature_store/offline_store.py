@@ -813,9 +813,8 @@ def split_rows(con: duckdb.DuckDBPyConnection, relation: str, terms: Sequence[st
         yield ""
         return
     value = f"struct_pack({', '.join(f'term_{number} := {term}' for number, term in enumerate(terms))})"
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE sampled AS SELECT {value} AS key FROM {relation} USING SAMPLE {_SAMPLED_ROWS} ROWS"
-    )
+    sample = f"SELECT {value} AS key FROM {relation} USING SAMPLE {_SAMPLED_ROWS} ROWS"
+    con.execute(f"CREATE OR REPLACE TEMP TABLE sampled AS {sample}")
     con.execute(
         "CREATE OR REPLACE TEMP TABLE ends AS SELECT DISTINCT max(key) AS key "
         f"FROM (SELECT key, ntile({ranges}) OVER (ORDER BY key) AS number FROM sampled) GROUP BY number"

@@ -16,18 +16,17 @@ not seen.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
+from evergreen.lake.syntax import parse_code
 from evergreen.storage import file_sha256
 
 CARRIERS = frozenset(
@@ -71,7 +70,7 @@ def code_of_file(file: Path, code_packages: Iterable[str] = ()) -> dict[str, str
     compile(code, str(file), "exec")
     user_modules = {package: _modules(package) for package in code_packages}
     modules = list(_followed_modules(_imports(code, ""), user_modules))
-    return {file.name: _hash_syntax(code)} | _hash_modules(modules, user_modules)
+    return {file.name: parse_code(code).hash} | _hash_modules(modules, user_modules)
 
 
 def _hash_modules(pending: list[str], user_modules: Mapping[str, list[str]]) -> dict[str, str]:
@@ -85,7 +84,7 @@ def _hash_modules(pending: list[str], user_modules: Mapping[str, list[str]]) -> 
         package = module if source.name == "__init__.py" else module.rpartition(".")[0]
         code = source.read_bytes()
         imports = _imports(code, package)
-        hashes[module] = _hash_syntax(code)
+        hashes[module] = parse_code(code).hash
         if "." in package or package in user_modules:
             hashes |= {
                 f"{package}/{file.relative_to(source.parent)}": file_sha256(file) for file in _data_files(source)
@@ -126,22 +125,13 @@ def _followed_module(name: str) -> str | None:
     return next((module for module in (name, package) if "." in module and _source_file(module)), None)
 
 
-@cache
-def _imports(code: bytes, package: str) -> frozenset[str]:
+def _imports(code: bytes, package: str) -> set[str]:
     """Return what a module of `package` imports: modules, and names in modules."""
     names = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    return frozenset(names)
-
-
-@cache
-def _hash_syntax(code: bytes) -> str:
-    return hashlib.sha256(ast.unparse(ast.parse(code)).encode()).hexdigest()
+    for module, imported in parse_code(code).imports:
+        prefix = f"{resolve_name(module, package)}." if module else ""
+        names |= {prefix + name for name in imported}
+    return names
 
 
 def _data_files(source: Path) -> Iterator[Path]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
-from evergreen.plugin.preload import PRELOAD_VARIABLE, parse_module_names, preload_modules
+from evergreen.plugin.preload import PRELOAD_VARIABLE, parse_hashed_code, parse_module_names, preload_modules
 
-preload_modules(parse_module_names(os.environ.get(PRELOAD_VARIABLE)))
+if names := parse_module_names(os.environ.get(PRELOAD_VARIABLE)):
+    preload_modules(names)
+    parse_hashed_code()

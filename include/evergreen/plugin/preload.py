@@ -6,7 +6,7 @@ does.
 
 **The scheduler:** LocalExecutor forks its workers from it, and every task is a fork of a worker. All tasks share a
 module that the scheduler imported before the first fork, copy-on-write; every task imports any other module again
-(great_expectations, feast and mlflow: seconds of CPU each time).
+(great_expectations, feast and mlflow: seconds of CPU each time). It also parses the code that steps hash.
 
 Airflow calls ``on_starting`` when a component creates its Job, which is before it forks. ``EVERGREEN_PRELOAD`` names
 the scheduler's modules, separated by commas; if unset or empty, nothing is imported. Acts only in ``airflow
@@ -28,14 +28,18 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
+
+from evergreen.lake.syntax import parse_code
 
 log = logging.getLogger(__name__)
 
 PRELOAD_VARIABLE = "EVERGREEN_PRELOAD"
 _DAG_FILE_MODULES = ("evergreen.orchestration.dags",)
+_HASHED_PACKAGES = ("evaluation", "feature_store", "features", "gates", "ingest", "monitoring", "scoring")
 
 
 def parse_module_names(value: str | None) -> list[str]:
@@ -72,8 +76,23 @@ def preload_modules(names: list[str]) -> list[str]:
     return loaded
 
 
+def parse_hashed_code() -> None:
+    """Parse the code that steps hash for their fingerprints: each task would, which takes up to a second.
+
+    A parse is found by the content of a file, so that a file that changes afterwards is parsed again.
+    """
+    root = Path(__file__).parent.parent
+    for package in _HASHED_PACKAGES:
+        for file in (root / package).rglob("*.py"):
+            parse_code(file.read_bytes())
+
+
+def _is_dag_processor(component: object) -> bool:
+    return type(component).__name__ == "Job" and sys.argv[1:2] == ["dag-processor"]
+
+
 def _module_names(component: object) -> list[str]:
-    if type(component).__name__ == "Job" and sys.argv[1:2] == ["dag-processor"]:
+    if _is_dag_processor(component):
         return [*_DAG_FILE_MODULES]
     names = parse_module_names(os.environ.get(PRELOAD_VARIABLE))
     return names if names and is_forking_scheduler(component) else []
@@ -90,6 +109,8 @@ class PreloadListener:
             return
         start = time.monotonic()
         loaded = preload_modules(names)
+        if not _is_dag_processor(component):
+            parse_hashed_code()
         threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         log.info("Preloaded %s in %.1f s; threads: %s", loaded, time.monotonic() - start, threads or "none")
 
