@@ -22,8 +22,11 @@ STACK ?= embedded
 BIN := .venv/bin
 READY := .venv/.ready
 TRAINER := .trainer/.ready
-# Installs the environment in a fraction of pip's time; pip alone does it too.
+# Installs the environment in a fraction of pip's time; pip alone does it too. The pip of this Python brings it, where
+# there is one: the environment's own, which is among the locked packages, would first take three seconds.
 UV := uv==0.13.9
+QUIET := --quiet --disable-pip-version-check
+ENSURE_PIP = { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip >/dev/null; }
 RESOLVE := $(BIN)/uv pip compile --python-version 3.11 --no-annotate --no-header
 # All packages; those of the image of the servers; those of the trainer's.
 LOCKS := requirements.txt deploy/requirements.txt trainer/requirements.txt
@@ -119,14 +122,15 @@ $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "This Python has no venv module: apt-get install python3.11-venv" >&2; exit 1; }
 	@echo "making .venv"
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV) || true
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --without-pip .venv
+	@$(PYTHON) -m pip --python $(BIN)/python install $(QUIET) $(UV) 2>/dev/null || { $(ENSURE_PIP) && \
+		$(BIN)/python -m pip install $(QUIET) $(UV); } || true
 	@echo "installing $$(grep -c == requirements.txt) packages"
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps -r requirements.txt 2>&1 \
 		| grep --line-buffered -v '^ + ' || { \
-		echo "uv could not (see above): pip does it, which takes minutes longer"; \
+		echo "uv could not (see above): pip does it, which takes minutes longer"; $(ENSURE_PIP); \
 		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements.txt; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install $(QUIET) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # PyTorch's own index has wheels without CUDA, a tenth of the size: TORCH_INDEX names it, as an address for pip.

@@ -80,8 +80,9 @@ def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json
     for period in dates:
         if raw:
             _deliver_raw_periods(raw, model, period, progress)
-        _build_features(airflow, features, model, _feature_periods(model, period), progress)
-        _wait_for_active_runs(airflow, features, progress)
+        periods = _feature_periods(model, period)
+        _build_features(airflow, features, model, periods, progress)
+        _wait_for_active_runs(airflow, features, model, periods, progress)
         if monitoring and ledger.read_state(model.name).challenger:
             _run_as_of(airflow, monitoring[0], period, progress)
         run_id = _retrain_as_of(airflow, retraining, model, period, progress)
@@ -198,12 +199,17 @@ def _build_features(
     progress.print(f"✓ {dag_id}: built {spec.calendar.describe(missing)}, in {duration}")
 
 
-def _wait_for_active_runs(airflow: AirflowClient, dag_id: str, progress: Progress) -> None:
-    """Wait for the runs that are active now, such as those of arrivals: what they publish changes what a retrain reads.
+def _wait_for_active_runs(
+    airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str], progress: Progress
+) -> None:
+    """Wait for the runs that are active now, such as those of arrivals, if they may publish one of `periods` again.
 
-    Periods that arrived and that the retrain does not read are theirs.
+    On this machine they do not if what is published is made from what is here now.
     """
     awaited = _active_runs(airflow, dag_id)
+    if awaited and not settings().airflow:
+        fingerprints = inputs.compute_period_fingerprints(model, periods)
+        awaited = awaited if inputs.unpublished_periods(model, fingerprints) else set()
     count = len(awaited)
     while awaited:
         progress.update(ProgressView(f"{dag_id}: waiting for other runs", count - len(awaited), count, "runs"))

@@ -14,6 +14,8 @@ from evergreen.ledger import PromotionsFrozen, PromotionsUnfrozen, VersionPromot
 from evergreen.orchestration.handover import JudgedCandidate, RetrainPlan
 from evergreen.periods import Calendar
 from evergreen.promotion.challengers import training_pause
+from evergreen.settings import settings
+from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 from evergreen_local import earlier_runs, retraining
 from evergreen_local.backfilling import RunFailedError
@@ -35,20 +37,6 @@ def test_a_run_is_about_missing_periods_that_follow_one_another() -> None:
     assert retraining._split_into_stretches(DAYS, [], 31) == []
     spring = list(HOURS.periods_between("2013-03-10T05:00Z", "2013-03-10T09:00Z"))  # clocks skip an hour
     assert retraining._split_into_stretches(HOURS, spring, 31) == [spring]
-
-
-def test_runs_that_are_active_now_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not those that begin later: data may arrive for ever."""
-    looks = iter([["arrival", "backfill"], ["arrival", "later"], ["later", "latest"]])
-
-    def dag_runs(dag_id: str, state: list[str]) -> list[dict[str, str]]:
-        assert (dag_id, state) == ("shops.features", ["queued", "running"])
-        return [{"dag_run_id": run} for run in next(looks)]
-
-    airflow: Any = SimpleNamespace(dag_runs=dag_runs, check_scheduler=lambda: None)
-    monkeypatch.setattr(retraining, "POLL_INTERVAL_S", 0)
-    retraining._wait_for_active_runs(airflow, "shops.features", PROGRESS)
-    assert list(looks) == []
 
 
 DAG_ID = "tills.retrain"
@@ -129,6 +117,33 @@ def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypa
 @pytest.fixture
 def runs() -> RetrainRuns:
     return RetrainRuns()
+
+
+def test_active_runs_are_waited_for_if_they_may_publish_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those that begin later: data may arrive for ever."""
+    looks: Any = None
+
+    def dag_runs(dag_id: str, state: list[str]) -> list[dict[str, str]]:
+        assert (dag_id, state) == ("tills.features", ["queued", "running"])
+        return [{"dag_run_id": run} for run in next(looks)]
+
+    def remaining_looks(model: ModelSpec) -> list[list[str]]:
+        nonlocal looks
+        looks = iter([["arrival", "backfill"], ["arrival", "later"], ["later", "latest"]])
+        retraining._wait_for_active_runs(airflow, "tills.features", model, TILL_DAYS, PROGRESS)
+        return list(looks)
+
+    airflow: Any = SimpleNamespace(dag_runs=dag_runs, check_scheduler=lambda: None)
+    monkeypatch.setattr(retraining, "POLL_INTERVAL_S", 0)
+    model = tills.reload_spec()
+    assert len(remaining_looks(model)) == 2, "all is published as it would be now"
+    monkeypatch.setenv("EVERGREEN_AIRFLOW", "http://elsewhere:8080")
+    settings.cache_clear()
+    assert remaining_looks(model) == [], "what the workers of another machine have is not known"
+    monkeypatch.delenv("EVERGREEN_AIRFLOW")
+    settings.cache_clear()
+    tills.deliver(7, raise_by=1.0)
+    assert remaining_looks(model) == [], "a run may be building what was delivered again"
 
 
 def edit_trainer(folder: Path, number: int) -> None:
