@@ -5,6 +5,8 @@
 The scheduler and the triggerer would each serve logs on all addresses of the machine; no setting of Airflow 3.3 binds
 these servers to one. So both are told not to, and one server of the same application serves the logs of both.
 
+The scheduler imports what tasks share while the database is upgraded (`evergreen_local.scheduler`).
+
 `airflow standalone` starts each component once. Here one that ends is started again, as by systemd or Kubernetes.
 
 SQLite has one writer at a time; others wait for five seconds, and then fail, at which a scheduler ends. Here they wait
@@ -20,9 +22,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from evergreen.settings import LOOPBACK_HOST
 
@@ -47,8 +51,15 @@ def get_hostname() -> str:
 
 def run_components(log_port: int) -> None:
     """Upgrade Airflow's database, and run all components until SIGTERM."""
-    subprocess.run([_BIN / "airflow", "db", "migrate"], check=True)
-    supervise(component_commands(log_port, os.environ))
+    commands = component_commands(log_port, os.environ)
+    (_, _, *arguments), environment = commands["scheduler"]
+    early = [sys.executable, "-P", "-m", "evergreen_local.scheduler", *arguments]
+    scheduler = subprocess.Popen(early, env=environment, stdin=subprocess.PIPE, text=True)
+    assert scheduler.stdin
+    with scheduler.stdin as stdin:
+        subprocess.run([_BIN / "airflow", "db", "migrate"], check=True)
+        stdin.write("start\n")
+    supervise(commands, {"scheduler": scheduler})
 
 
 def component_commands(
@@ -65,11 +76,17 @@ def component_commands(
     return commands
 
 
-def supervise(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> None:
-    """Run commands with their environments, by name; start those that end again, and end all at SIGTERM."""
+def supervise(
+    commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]],
+    started: Mapping[str, subprocess.Popen[Any]] = MappingProxyType({}),
+) -> None:
+    """Run commands with their environments, by name; start those that end again, and end all at SIGTERM.
+
+    Those that are `started` are not started before they end.
+    """
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    components = [_Component(name, *command) for name, command in commands.items()]
+    components = [_Component(name, *command, started.get(name)) for name, command in commands.items()]
     while not stopping.wait(_POLL_S):
         for component in components:
             component.start_again_if_ended()
@@ -80,10 +97,16 @@ def supervise(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -
 
 
 class _Component:
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        started: subprocess.Popen[Any] | None,
+    ) -> None:
         self.name = name
-        self._start = partial(subprocess.Popen, command, env=environment)
-        self.process = self._start()
+        self._start: Callable[[], subprocess.Popen[Any]] = partial(subprocess.Popen, command, env=environment)
+        self.process = started or self._start()
         self._started_at = time.monotonic()
         self._restart_at: float | None = None
         self._pause = 0.0

@@ -80,3 +80,26 @@ def test_all_but_the_api_server_wait_a_minute_for_sqlite():
         "api-server": environment,
         "log server": environment,
     }
+
+
+SCHEDULER = """
+import sys, types
+main = types.ModuleType("airflow.__main__")
+main.main = lambda: print(sys.argv, "tabnanny" in sys.modules, flush=True)
+sys.modules["airflow"], sys.modules["airflow.__main__"] = types.ModuleType("airflow"), main
+from evergreen_local.scheduler import start_scheduler
+start_scheduler(["--skip-serve-logs"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"), [("start\n", 0, "['airflow', 'scheduler', '--skip-serve-logs'] True\n"), ("", 1, "")]
+)
+def test_the_scheduler_starts_when_the_database_is_ready_and_never_without_it(line, code, said):
+    """Where the upgrade fails, or is killed, its standard input ends."""
+    environment = os.environ | {"EVERGREEN_PRELOAD": "tabnanny,no.such.module,airflow.no.such.module"}
+    run = subprocess.run(
+        [sys.executable, "-c", SCHEDULER], env=environment, input=line, capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stdout) == (code, said)
+    assert ("not ready" in run.stderr) is bool(code)
