@@ -89,9 +89,7 @@ FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
-# With this much memory DuckDB sorts as much; with twice as much, four times. Measured: with seven times this, more than
-# 80 times, and less than 100 times.
-_SORT_BYTES = 2**26
+_SORTED_LIMITS = 2.0  # times its memory DuckDB sorts at once, which could be nine times with 10 million rows
 _JOINS_AT_ONCE, _INTERRUPT_S = 2, 0.1
 _FEW_ENTITY_ROWS = 500_000  # which are ranked sooner than a thousand files are opened to count their rows
 _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
@@ -460,11 +458,11 @@ def _join_buckets(con: duckdb.DuckDBPyConnection, join: _Join, table: str, count
 def count_sorted_ranges(con: duckdb.DuckDBPyConnection, rows: int, columns: int) -> int:
     """Return in how many ranges rows with this many columns are sorted, each of about as many rows.
 
-    DuckDB writes sorted runs to disk, and merges all of them at once, for which it holds a block of each. So what it
-    can sort grows with the square of its memory, and ends there.
+    DuckDB writes sorted runs to disk, and merges all of them at once, for which it holds a block of each: the memory
+    that it needs grows with the rows, whatever its limit is.
     """
     bytes_per_row = _SORTED_ROW_BYTES + _SORTED_VALUE_BYTES * columns
-    return max(1, math.ceil(rows * bytes_per_row * _SORT_BYTES / memory_limit(con) ** 2))
+    return max(1, math.ceil(rows * bytes_per_row / (_SORTED_LIMITS * memory_limit(con))))
 
 
 def _count_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: ViewRequest, bucket_bytes: float) -> int:

@@ -106,14 +106,14 @@ FEATURE_ROWS = st.lists(st.fixed_dictionaries({"ts": SECONDS, "a": KEYS_A, "b": 
     st.lists(SPINE_ROWS, min_size=1, max_size=3),
     FEATURE_ROWS,
     st.sampled_from([None, 4000, 500]),
-    st.sampled_from([None, 10.0**15, 10.0**16]),
+    st.sampled_from([None, 1e-6, 1e-7]),
 )
 def test_any_number_of_buckets_and_sorted_ranges_joins_as_a_loop_does(
     config: RepoConfig,
     periods: list[list[Row]],
     features: list[Row],
     bucket_bytes: float | None,
-    sort_bytes: float | None,
+    sorted_limits: float | None,
 ) -> None:
     features = [row | {"ts": instant(row["ts"]), "v": number} for number, row in enumerate(features)]
     rows = [row | {"event_timestamp": instant(row["event_timestamp"])} for period in periods for row in period]
@@ -126,8 +126,8 @@ def test_any_number_of_buckets_and_sorted_ranges_joins_as_a_loop_does(
         open_scratch_database(config) as con,
         pytest.MonkeyPatch.context() as patch,
     ):
-        if sort_bytes:  # so much that a few rows are several ranges
-            patch.setattr(offline_store, "_SORT_BYTES", sort_bytes)
+        if sorted_limits:  # so few that some rows are several ranges
+            patch.setattr(offline_store, "_SORTED_LIMITS", sorted_limits)
         file = Path(folder, "features.parquet")
         pq.write_table(pa.Table.from_pylist(features, schema=FEATURES), file)
         views = [
