@@ -23,10 +23,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any, cast
 
 from evergreen.settings import LOOPBACK_HOST
 
@@ -54,11 +55,10 @@ def run_components(log_port: int) -> None:
     commands = component_commands(log_port, os.environ)
     (_, _, *arguments), environment = commands["scheduler"]
     early = [sys.executable, "-P", "-m", "evergreen_local.scheduler", *arguments]
-    scheduler = subprocess.Popen(early, env=environment, stdin=subprocess.PIPE, text=True)
-    assert scheduler.stdin
-    with scheduler.stdin as stdin:
-        subprocess.run([_BIN / "airflow", "db", "migrate"], check=True)
-        stdin.write("start\n")
+    scheduler = subprocess.Popen(early, env=environment, stdin=subprocess.PIPE)
+    subprocess.run([_BIN / "airflow", "db", "migrate"], check=True)
+    with suppress(BrokenPipeError), cast(IO[bytes], scheduler.stdin) as stdin:  # one that has ended starts again
+        stdin.write(b"start\n")
     supervise(commands, {"scheduler": scheduler})
 
 

@@ -28,6 +28,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from airflow.listeners import hookimpl
@@ -84,7 +85,8 @@ def parse_hashed_code() -> None:
     root = Path(__file__).parent.parent
     for package in _HASHED_PACKAGES:
         for file in (root / package).rglob("*.py"):
-            parse_code(file.read_bytes())
+            with suppress(OSError, SyntaxError):  # the task that needs it says so
+                parse_code(file.read_bytes())
 
 
 def _is_dag_processor(component: object) -> bool:
