@@ -56,7 +56,7 @@ print("RESULT", "tabnanny" in sys.modules, parsed, parse_code.cache_info().misse
 
 
 @pytest.mark.parametrize("names", ["tabnanny, no.such.module", ""])
-def test_a_celery_worker_imports_what_is_named_and_parses_what_steps_hash(tmp_path: Path, names: str) -> None:
+def test_a_celery_worker_imports_and_parses_what_is_named(tmp_path: Path, names: str) -> None:
     environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "EVERGREEN_PRELOAD": names}
     run = subprocess.run([sys.executable, "-c", CELERY], env=environment, capture_output=True, text=True, check=True)
     is_imported, parsed, parsed_later = run.stdout.split("RESULT")[1].split()

@@ -95,7 +95,7 @@ start_scheduler(["--skip-serve-logs"])
 @pytest.mark.parametrize(
     ("line", "code", "said"), [("start\n", 0, "['airflow', 'scheduler', '--skip-serve-logs'] True\n"), ("", 1, "")]
 )
-def test_the_scheduler_starts_when_the_database_is_ready_and_never_without_it(line, code, said):
+def test_the_scheduler_waits_for_its_database(line, code, said):
     """Where the upgrade fails, or is killed, its standard input ends."""
     environment = os.environ | {"EVERGREEN_PRELOAD": "tabnanny,no.such.module,airflow.no.such.module"}
     run = subprocess.run(
