@@ -16,7 +16,7 @@ from contextlib import suppress
 
 def start_scheduler(arguments: list[str]) -> None:
     """Import the modules that `EVERGREEN_PRELOAD` names, wait for the line, and be `airflow scheduler`."""
-    for name in os.environ.get("EVERGREEN_PRELOAD", "").split(","):
+    for name in map(str.strip, os.environ.get("EVERGREEN_PRELOAD", "").split(",")):
         # Airflow is configured when it is imported: not before its configuration is written.
         if name and not name.startswith("airflow"):
             with suppress(Exception):  # the listener of `evergreen.plugin.preload` tries again, and logs it

@@ -89,7 +89,7 @@ FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
-_SORTED_LIMITS = 2.0  # times its memory DuckDB sorts at once, which could be nine times with 10 million rows
+_SORTED_LIMITS = 2.0  # times its memory, so much is sorted at once; 10 million rows of nine times could be, in 128 MB
 _JOINS_AT_ONCE, _INTERRUPT_S = 2, 0.1
 _FEW_ENTITY_ROWS = 500_000  # which are ranked sooner than a thousand files are opened to count their rows
 _BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit

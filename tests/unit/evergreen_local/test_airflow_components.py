@@ -69,6 +69,26 @@ def test_sigterm_ends_all_while_one_waits_for_its_restart(supervised, tmp_path):
     assert not psutil.pid_exists(started(tmp_path, "steady")[0])
 
 
+STARTED = """
+import os, subprocess
+from evergreen_local.airflow_components import supervise
+command = ["sh", "-c", "echo $$ >> steady; exec sleep 60"]
+supervise({"steady": (command, os.environ)}, {"steady": subprocess.Popen(command)})
+"""
+
+
+def test_what_is_started_is_not_started_before_it_ends(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", STARTED], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        eventually("it runs", lambda: started(tmp_path, "steady"))
+        os.kill(started(tmp_path, "steady")[0], signal.SIGKILL)
+        assert "steady ended with code -9; it starts again" in process.stderr.readline()
+        eventually("it starts again", lambda: len(started(tmp_path, "steady")) == 2)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
 def test_all_but_the_api_server_wait_a_minute_for_sqlite():
     environment = {"PATH": "/bin", "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"}
     commands = component_commands(8793, environment)
@@ -97,7 +117,7 @@ start_scheduler(["--skip-serve-logs"])
 )
 def test_the_scheduler_waits_for_its_database(line, code, said):
     """Where the upgrade fails, or is killed, its standard input ends."""
-    environment = os.environ | {"EVERGREEN_PRELOAD": "tabnanny,no.such.module,airflow.no.such.module"}
+    environment = os.environ | {"EVERGREEN_PRELOAD": "no.such, tabnanny,no.such.module,airflow.no.such.module"}
     run = subprocess.run(
         [sys.executable, "-c", SCHEDULER], env=environment, input=line, capture_output=True, text=True, timeout=60
     )
